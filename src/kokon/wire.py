@@ -28,15 +28,19 @@ def _constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _depth(value: Any, left: int = JSON_DEPTH) -> None:
+def _check(value: Any, left: int = JSON_DEPTH) -> None:
+    """Refuse deep nesting and lone surrogates, which have no UTF-8 form."""
     if left == 0:
         raise ValueError(f"nested deeper than {JSON_DEPTH}")
-    if isinstance(value, dict):
-        for member in value.values():
-            _depth(member, left - 1)
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, dict):
+        for name, member in value.items():
+            name.encode()
+            _check(member, left - 1)
     elif isinstance(value, list):
         for member in value:
-            _depth(member, left - 1)
+            _check(member, left - 1)
 
 
 def parse_json(data: bytes, *, limit: int, what: str) -> Any:
@@ -48,7 +52,7 @@ def parse_json(data: bytes, *, limit: int, what: str) -> Any:
         raise MalformedError("json-too-large", f"{what} is too large", expected=f"<= {limit} bytes", found=len(data))
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_pairs, parse_constant=_constant)
-        _depth(value)
+        _check(value)
     except (ValueError, RecursionError) as error:
         raise MalformedError("json-malformed", f"{what} is not strict JSON", found=error) from error
     return value

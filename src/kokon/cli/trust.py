@@ -1,0 +1,70 @@
+"""`kokon trust`: whom `verify`, `connect` and `logs` believe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def trust_author(file: Path, *, json: bool = False) -> None:
+    """Trust the author whose public key is in a file.
+
+    Get the file by a way that you trust, or compare the fingerprint that is printed with the author's.
+
+    Example: kokon trust author author.pub
+
+    Parameters
+    ----------
+    file
+        The public key, PEM.
+    json
+        Print the fingerprint as JSON.
+    """
+    from kokon.channel.trust import key_fingerprint, read_author, read_trust, write_trust
+    from kokon.cli.output import emit, kokon_home
+
+    path = kokon_home() / "trust.json"
+    pem = read_author(file)
+    write_trust(path, read_trust(path).with_author(pem))
+    fingerprint = key_fingerprint(pem)
+    emit({"author": fingerprint}, f"trusted from now on: author {fingerprint}", json)
+
+
+def trust_simulated(fingerprint: str, *, json: bool = False) -> None:
+    """Accept a simulated root, by its fingerprint. For trying out and testing: simulation hides nothing from the
+    host.
+
+    Example: kokon trust simulated 3f1c...e0
+
+    Parameters
+    ----------
+    fingerprint
+        SHA-256 of the root's public key, 64 hexadecimal digits.
+    json
+        Print the fingerprint as JSON.
+    """
+    from kokon.channel.trust import read_trust, write_trust
+    from kokon.cli.output import emit, kokon_home, note
+
+    path = kokon_home() / "trust.json"
+    write_trust(path, read_trust(path).with_simulated(fingerprint))
+    note("a simulated security processor is a program: its guests' memory is readable by the host")
+    emit({"simulated": fingerprint.lower()}, f"accepted from now on: simulated root {fingerprint.lower()}", json)
+
+
+def trust_list(*, json: bool = False) -> None:
+    """List the authors and simulated roots that are trusted. Chip vendors' roots are built in.
+
+    Example: kokon trust list
+
+    Parameters
+    ----------
+    json
+        Print the list as JSON.
+    """
+    from kokon.channel.trust import read_trust
+    from kokon.cli.output import emit, kokon_home
+
+    trust = read_trust(kokon_home() / "trust.json")
+    authors, simulated = sorted(trust.fingerprints()), sorted(trust.trust.accepted_simulated)
+    lines = [f"author     {name}" for name in authors] + [f"simulated  {name}" for name in simulated]
+    emit({"authors": authors, "simulated": simulated}, "\n".join(lines) or "nobody yet: kokon trust author FILE", json)

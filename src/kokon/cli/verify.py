@@ -1,0 +1,140 @@
+"""`kokon verify`: is the other end what it should be?"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kokon.channel.client import AttestedPeer
+    from kokon.channel.verify import Step, Verification
+
+
+def verify(
+    url: str,
+    *,
+    author: list[Path] | None = None,
+    accept_simulated: list[str] | None = None,
+    image: str | None = None,
+    json: bool = False,
+) -> None:
+    """Verify a running workload: from the chip's root to the image, its author and the secrets it was given.
+
+    Asks the guest for fresh evidence over the TLS connection and prints what was checked, a line per step. Nothing
+    is sent to the application. Whom to trust comes from `kokon trust` and from the options. Ends with status 0 only
+    if every step passed.
+
+    Example: kokon verify https://127.0.0.1:8443 --author author.pub
+
+    Parameters
+    ----------
+    url
+        Where the workload is reached: https://HOST:PORT.
+    author
+        File with the public key of an author to trust, for this once. May be repeated.
+    accept_simulated
+        Fingerprint of a simulated root to accept, for this once. Simulation protects nothing. May be repeated.
+    image
+        The image that must run: REPOSITORY@sha256:DIGEST.
+    json
+        Print every check as JSON.
+    """
+    from kokon.cli.output import emit
+
+    verification = peer_for(url, author, accept_simulated, image).verify()
+    if not json and sys.stdout.isatty():
+        print_tree(url, verification)
+    else:
+        emit(verification.as_dict(), plain_tree(url, verification), json)
+    verification.require()
+
+
+def peer_for(
+    url: str, author: list[Path] | None, accept_simulated: list[str] | None, image: str | None, minutes: int = 10
+) -> AttestedPeer:
+    """The peer that the options of `verify`, `connect` and `logs` describe."""
+    from datetime import timedelta
+
+    from kokon.channel.client import AttestedPeer, image_digest
+    from kokon.channel.trust import gather_trust
+    from kokon.cli.output import kokon_home
+
+    trust = gather_trust(kokon_home() / "trust.json", author or [], accept_simulated or [])
+    digest = None if image is None else image_digest(image)
+    return AttestedPeer(url, trust, image=digest, max_age=timedelta(minutes=minutes))
+
+
+_MARKS = {"passed": ("passed ", "green"), "failed": ("FAILED ", "bold red"), "not-checked": ("unknown", "yellow")}
+Line = tuple[tuple[str, str], ...]
+"""Pieces of a line: text and rich style."""
+
+
+def tree_lines(url: str, verification: Verification) -> list[Line]:
+    """The chain of trust as lines of styled pieces, with a sentence at the end."""
+    lines: list[Line] = [((url, "bold"),)]
+    for number, step in enumerate(verification.steps, start=1):
+        last = number == len(verification.steps)
+        mark, style = _MARKS[step.outcome]
+        lines.append((("└─ " if last else "├─ ", "dim"), (mark, style), (f"  {step.title}", "")))
+        lines += [(("   " if last else "│  ", "dim"), *line) for line in _details(step)]
+    good = verification.ok and not verification.simulated
+    return [
+        *lines,
+        (),
+        ((summary(verification), "bold green" if good else "bold yellow" if verification.ok else "bold red"),),
+    ]
+
+
+def _details(step: Step) -> list[Line]:
+    lines: list[Line] = [(("          " + f"{name}: {value}", "dim"),) for name, value in step.facts if value]
+    done = [check.name for check in step.checks if check.outcome == "passed"]
+    if done:
+        lines.append((("          checked: " + ", ".join(done), "dim"),))
+    for check in step.checks:
+        if check.outcome == "passed":
+            continue
+        style = _MARKS[check.outcome][1]
+        what = "failed" if check.outcome == "failed" else "not checked"
+        lines.append(((f"          {what}: {check.name} [{check.code}]", style),))
+        said = {name: getattr(check, name) for name in ("expected", "found", "hint")}
+        lines += [((f"            {name}: {text}", ""),) for name, text in said.items() if text]
+    return lines
+
+
+def summary(verification: Verification) -> str:
+    """One sentence or two that say what the verdict means."""
+    if not verification.ok:
+        count = len(verification.failures)
+        return (
+            f"NOT verified: {count or 'some'} check{'' if count == 1 else 's'} failed or could not be made. "
+            "Do not send anything to this address."
+        )
+    released = ", ".join(verification.released) or "no secrets"
+    said = (
+        f"{verification.workload} runs image {verification.image} of author {verification.author}; this TLS key was "
+        f"made inside its enclave, which was given: {released}."
+    )
+    if verification.simulated:
+        return (
+            f"Verified, but SIMULATED: {said} The security processor is a program on the host, so the host can read "
+            "guest memory. Good for trying out and testing; send no real data."
+        )
+    return f"Verified: {said} The host can read neither the guest's memory nor what you send."
+
+
+def plain_tree(url: str, verification: Verification) -> str:
+    """The chain of trust as plain text."""
+    return "\n".join("".join(text for text, _ in line).rstrip() for line in tree_lines(url, verification))
+
+
+def print_tree(url: str, verification: Verification) -> None:
+    """The chain of trust in colour, on a terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from kokon.cli.output import printable
+
+    console = Console(highlight=False)
+    for line in tree_lines(url, verification):
+        console.print(Text.assemble(*((printable(text), style) for text, style in line)), soft_wrap=True)
