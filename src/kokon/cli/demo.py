@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from kokon.cli.output import emit, kokon_home
-from kokon.errors import HostError
 
 
 def demo(*, json: bool = False) -> None:
@@ -19,12 +18,8 @@ def demo(*, json: bool = False) -> None:
         Print what was observed as JSON after the story.
     """
     from kokon.demo.story import tell
-    from kokon.guest.build.image import default_guest
-    from kokon.launch.image import read_guest_image
+    from kokon.launch.image import current_guest, read_guest_image
 
-    directory = default_guest(kokon_home())
-    if directory is None:
-        raise HostError("guest-image-missing", "there is no guest image yet", hint="build one with: kokon guest build")
-    observed = tell(kokon_home(), read_guest_image(directory))
+    observed = tell(kokon_home(), read_guest_image(current_guest(kokon_home())))
     if json:
         emit(observed, "", json)

@@ -38,14 +38,15 @@ def trust_simulated(fingerprint: str, *, json: bool = False) -> None:
     Parameters
     ----------
     fingerprint
-        SHA-256 of the root's public key, 64 hexadecimal digits.
+        SHA-256 of the root's public key, 64 hexadecimal digits; or `local` for the processor of this machine.
     json
         Print the fingerprint as JSON.
     """
     from kokon.channel.trust import read_trust, write_trust
-    from kokon.cli.output import emit, kokon_home, note
+    from kokon.cli.output import emit, kokon_home, note, simulated_root
 
     path = kokon_home() / "trust.json"
+    fingerprint = simulated_root(fingerprint)
     write_trust(path, read_trust(path).with_simulated(fingerprint))
     note("a simulated security processor is a program: its guests' memory is readable by the host")
     emit({"simulated": fingerprint.lower()}, f"accepted from now on: simulated root {fingerprint.lower()}", json)

@@ -98,7 +98,7 @@ def start_provisioning(home: Path, fingerprint: str) -> tuple[Server, dict[str, 
 
 def kokon_command() -> list[str]:
     """How this very installation of Kokon is started."""
-    return [sys.executable, "-I", "-m", "kokon.cli.main"]
+    return [sys.executable, "-I", "-m", "kokon"]
 
 
 def environment(home: Path) -> Mapping[str, str]:

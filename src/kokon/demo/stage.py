@@ -95,10 +95,12 @@ def run_kokon(
 
 
 def _object(data: bytes) -> dict[str, Any]:
+    """The JSON object that a command printed; of a command that prints one per line, all of them as `lines`."""
     try:
         value = json.loads(data)
     except ValueError:
-        return {}
+        lines = [_object(line) for line in data.splitlines()] if b"\n" in data.strip() else []
+        return {"lines": lines} if any(lines) else {}
     return value if isinstance(value, dict) else {}
 
 

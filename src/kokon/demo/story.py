@@ -24,6 +24,7 @@ from kokon.demo.visit import visit, visit_plain
 from kokon.errors import HostError, KokonError, UntrustedError
 from kokon.host.request import Publish, RunRequest, Volume
 from kokon.host.state import Directory, read_record
+from kokon.host.status import StatusReader
 from kokon.launch.image import GuestImage
 from kokon.tee.simulated.keys import fingerprint
 
@@ -123,8 +124,8 @@ def host(scene: Scene) -> None:
         show=["run", "launch.toml", "--name", "clinic", "--publish", "127.0.0.1:9443", "--volume",
               "data=volume.img:64M", "--detach"],
     )  # fmt: skip
-    for step in answer.get("phases", []):
-        stage.done(f"{step['t']:6.1f} s  {PHASES.get(step['phase'], step['phase'])}")
+    for status in StatusReader(Directory(scene.home, "clinic").status).read():
+        stage.done(f"{status.seconds:5.1f} s  {PHASES.get(status.phase, status.phase)}")
     scene.url = answer["url"]
 
 
@@ -148,13 +149,15 @@ def user(scene: Scene) -> None:
               show=["trust", "author", "author.key.pub"])  # fmt: skip
     stage.run("trust", "simulated", fingerprint(scene.home / "processor"), home=home)
     checked = stage.run("verify", scene.url, home=home)
-    for step in checked["chain"]:
-        stage.done(f"{step['title']}: {step['text']}" if "text" in step else step["title"], step.get("ok", True))
+    for step in checked["steps"]:
+        stage.done(step["title"], step["outcome"] == "passed")
+        stage.text(", ".join(f"{name} {str(fact)[:24]}" for name, fact in step["facts"].items()))
     answer = visit(scene.url, home, texts["environment secret"], texts["request"])
     if texts["answer"] not in answer["finding"]:
         raise UntrustedError("demo-wrong-answer", "the clinic's answer is not the record", found=sorted(answer))
     stage.done(f"GET /patients/1 over the attested channel: {answer['name']}, born {answer['born']}")
-    logs = stage.run("logs", scene.url, home=scene.party("owner"))
+    logs = stage.run("logs", scene.url, "--author", scene.work / "author" / "author.key.pub", "--accept-simulated",
+                     fingerprint(scene.home / "processor"), home=scene.party("owner"), show=["logs", scene.url])  # fmt: skip
     seen = texts["log"] in str(logs)
     stage.done("the owner, and only the owner, reads the application's log over the same channel", seen)
 

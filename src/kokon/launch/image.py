@@ -58,6 +58,11 @@ class GuestImage:
         return self.directory / self.parts["firmware"].name
 
 
+def current_guest(home: Path) -> Path:
+    """The directory of the guest image that was built last below Kokon's home; it may not be there yet."""
+    return home / "guest" / "current"
+
+
 def read_guest_image(directory: Path) -> GuestImage:
     """The guest image described in `directory`.
 

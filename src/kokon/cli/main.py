@@ -1,0 +1,154 @@
+"""The command `kokon`: finds the command's file when it is used, and turns errors into text and exit status."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
+
+from kokon import __version__
+from kokon.cli.output import render_error
+from kokon.errors import InternalError, KokonError, UsageError
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 and the number of SIGINT, as shells do."""
+
+BROKEN_PIPE = 141
+"""Exit status when the reader of our output went away: 128 and the number of SIGPIPE."""
+
+EPILOGUE = """\
+Exit status: 0 done; 1 internal error; 2 usage; 3 malformed input; 4 not trusted; 5 denied by policy; 6 out of date;
+7 peer not reachable; 8 this machine lacks something; 130 interrupted. `kokon run` ends with the container's own status.
+
+Answers go to stdout, all else to stderr; with --json both are JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: its words, where its function is, and its line in the overview."""
+
+    words: str
+    target: str
+    summary: str
+
+
+GROUPS = {
+    "secret": "Secrets that the provisioning server keeps for enclaves.",
+    "provision": "The owner's provisioning server.",
+    "trust": "Whom this user trusts.",
+    "guest": "The image that guests boot.",
+}
+
+COMMANDS = (
+    Command("seal", "kokon.cli.seal:seal", "Encrypt and sign an image, attach its identity statement, push it."),
+    Command("inspect", "kokon.cli.inspect:inspect", "Show what a sealed image says about itself."),
+    Command("keygen", "kokon.cli.keys:keygen", "Make an author's signing key."),
+    Command("provision serve", "kokon.cli.provision:serve", "Run the provisioning server."),
+    Command("secret put", "kokon.cli.secret:put", "Store a secret."),
+    Command("secret list", "kokon.cli.secret:list_secrets", "List the names of secrets."),
+    Command("secret rm", "kokon.cli.secret:rm", "Delete a secret."),
+    Command("admit", "kokon.cli.admit:admit", "Register an image's identity and write its launch document."),
+    Command("log", "kokon.cli.log:log", "Show the provisioning server's log."),
+    Command("explain", "kokon.cli.log:explain", "Say why a launch was denied."),
+    Command("run", "kokon.cli.run:run", "Launch a container in an enclave of its own."),
+    Command("ps", "kokon.cli.ps:ps", "List containers on this machine."),
+    Command("logs", "kokon.cli.logs:logs", "Read a container's output over the attested channel."),
+    Command("stop", "kokon.cli.stop:stop", "Stop a container."),
+    Command("rm", "kokon.cli.stop:rm", "Remove an ended container."),
+    Command("verify", "kokon.cli.verify:verify", "Verify a running service and show its chain of trust."),
+    Command("connect", "kokon.cli.connect:connect", "Tunnel a local port over the attested channel."),
+    Command("trust author", "kokon.cli.trust:trust_author", "Trust an author's public key."),
+    Command("trust simulated", "kokon.cli.trust:trust_simulated", "Accept a simulated root by its fingerprint."),
+    Command("trust list", "kokon.cli.trust:trust_list", "Show whom this user trusts."),
+    Command("doctor", "kokon.cli.doctor:doctor", "Show what this machine can do and what is missing."),
+    Command("guest build", "kokon.cli.guest:build", "Build the guest image."),
+    Command("guest show", "kokon.cli.guest:show", "Show the guest image and what it measures to."),
+    Command("demo", "kokon.cli.demo:demo", "Show the whole way of one container on this machine."),
+)
+
+
+def build_app(words: Sequence[str] = ()) -> App:
+    """The command line; command files are imported only when their command is used.
+
+    The command that `words` begin with describes itself at length; the others have their line in the overview.
+    """
+    app = App(
+        name="kokon",
+        help="Confidential containers: the cloud sees nothing.",
+        help_epilogue=EPILOGUE,
+        version=__version__,
+        default_parameter=Parameter(negative=()),
+        suppress_keyboard_interrupt=False,
+    )
+    groups = {name: App(name=name, help=summary) for name, summary in GROUPS.items()}
+    for group in groups.values():
+        app.command(group)
+    for command in COMMANDS:
+        group_name, _, name = command.words.rpartition(" ")
+        parent = groups[group_name] if group_name else app
+        used = command.words.split() == list(words[: command.words.count(" ") + 1])
+        parent.command(command.target, name=name, help=None if used else command.summary)
+    app.register_install_completion_command(help="Install completion for the shell in use.")
+    return app
+
+
+def main(tokens: Sequence[str] | None = None) -> int:
+    """Run the command line `tokens` (default: the program's own) and return the exit status."""
+    words = list(sys.argv[1:] if tokens is None else tokens)
+    sys.excepthook = report_bug
+    try:
+        return _status(_dispatch(words))
+    except KokonError as error:
+        render_error(error, wants_json(words))
+        if os.environ.get("KOKON_DEBUG") == "1":
+            traceback.print_exc()
+        return error.exit_status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python would complain again when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def _dispatch(words: list[str]) -> object:
+    app = build_app(words)
+    try:
+        return app(words, exit_on_error=False, print_error=False, result_action="return_value")
+    except UnknownCommandError as error:
+        raise _unknown_command(words, error) from error
+    except CycloptsError as error:
+        raise UsageError("usage-malformed", str(error), hint="see the command's --help") from error
+
+
+def _unknown_command(words: list[str], error: UnknownCommandError) -> UsageError:
+    unknown = (error.unused_tokens or words or [""])[0]
+    last_words = {command.words.split()[-1] for command in COMMANDS} | set(GROUPS)
+    close = difflib.get_close_matches(unknown, last_words, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "see: kokon --help"
+    return UsageError("command-unknown", f"there is no command {unknown!r}", hint=hint)
+
+
+def _status(result: object) -> int:
+    return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def wants_json(words: Sequence[str]) -> bool:
+    """Whether `--json` is among the options of a command line."""
+    own = words[: words.index("--")] if "--" in words else words
+    return "--json" in own
+
+
+def report_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What is done about an exception that nobody foresaw: say so; the traceback only with KOKON_DEBUG=1."""
+    hint = "please report it, with what KOKON_DEBUG=1 adds"
+    bug = InternalError("internal-error", f"a bug in kokon: {kind.__name__}", found=error, hint=hint)
+    render_error(bug, wants_json(sys.argv[1:]))
+    if os.environ.get("KOKON_DEBUG") == "1":
+        traceback.print_exception(kind, error, trace)

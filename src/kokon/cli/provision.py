@@ -1,0 +1,67 @@
+"""`kokon provision serve`: the owner's provisioning server."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kokon.cli.output import note, simulated_root
+
+if TYPE_CHECKING:
+    from kokon.provisioning.serve import Ready
+
+SIMULATED = "accepting simulated roots: enclaves under them are for trying out, their memory is readable by their host"
+
+
+def serve(
+    *,
+    state: Path | None = None,
+    listen: str = "127.0.0.1:8443",
+    name: tuple[str, ...] = (),
+    accept_simulated: tuple[str, ...] = (),
+    json: bool = False,
+) -> None:
+    """Run the provisioning server until it is told to end (SIGTERM, Ctrl-C).
+
+    Example: `kokon provision serve --listen 127.0.0.1:8443`
+
+    The first start makes keys, TLS certificate and admin token in the state directory (mode 0700).
+
+    Parameters
+    ----------
+    state
+        State directory; default: provision in Kokon's home.
+    listen
+        Address and port; port 0 takes any free one.
+    name
+        Further DNS name or address for the TLS certificate; may be given again.
+    accept_simulated
+        Fingerprint of a simulated root to accept, or `local` for this machine's; may be given again. Not remembered
+        over a restart.
+    json
+        Print one line of JSON on stdout when ready.
+    """
+    from kokon.provisioning.client import state_directory
+    from kokon.provisioning.serve import ServeOptions, parse_fingerprint, parse_listen
+    from kokon.provisioning.serve import serve as run
+
+    host, port = parse_listen(listen)
+    options = ServeOptions(
+        state=(state or state_directory()).absolute(),
+        host=host,
+        port=port,
+        names=name,
+        accepted_simulated=frozenset(parse_fingerprint(simulated_root(text)) for text in accept_simulated),
+    )
+    run(options, lambda ready: _announce(ready, json))
+
+
+def _announce(ready: Ready, json: bool) -> None:
+    note(f"listening on {ready.url}")
+    note(f"owner key {ready.owner_fingerprint} (SHA-256), for authors in {ready.owner_key}")
+    note(f"admin token in {ready.admin_token}")
+    if ready.accepted_simulated:
+        note(f"{SIMULATED}: {', '.join(ready.accepted_simulated)}")
+    if json:
+        print(jsonlib.dumps(ready.as_dict()), flush=True)

@@ -1,0 +1,156 @@
+"""`kokon seal`: from an ordinary container image to one that only an enclave can open."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from kokon.image.seal import Claims, Sealed
+    from kokon.image.statement import GuestReference, ReferenceEntry
+
+VCPUS = (1, 2, 4)
+"""Machine shapes that reference values are computed for."""
+CPU = "max,-cx16"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the author says beside the image, and how registry and server are reached.
+
+    Parameters
+    ----------
+    owner_certificate
+        The provisioning server's certificate (PEM), if --owner is a URL.
+    guest
+        Directory of the guest image that reference values are computed for; default: the one of this machine.
+    author
+        The author's name, for people.
+    secret
+        Name of a secret that the application expects. May be repeated.
+    vary
+        Name of an environment variable that a launch may set. May be repeated.
+    not_after
+        Days until the statement expires.
+    plain_http
+        Speak plain HTTP to registries that are not on this machine.
+    """
+
+    owner_certificate: Path | None = None
+    guest: Path | None = None
+    author: str = ""
+    secret: tuple[str, ...] = ()
+    vary: tuple[str, ...] = ()
+    not_after: int = 365
+    plain_http: bool = False
+
+
+DEFAULTS = Options()
+
+
+def seal(
+    source: str, destination: str, *, key: Path, owner: str, options: Options = DEFAULTS, json: bool = False
+) -> None:
+    """Encrypt and sign an image, state what it is, and push all of it.
+
+    Every layer is encrypted under a fresh key that only the owner can open. The image's configuration (command,
+    environment, user, ports) stays readable in the registry: keep secrets out of it.
+
+    A registry that wants a login gets it from $KOKON_REGISTRY_AUTH (USER:PASSWORD).
+
+    Example: kokon seal oci:clinic docker://127.0.0.1:5000/clinic:1 --key author.key --owner owner-key.jwk
+
+    Parameters
+    ----------
+    source
+        The image: oci:DIR, oci-archive:FILE, docker-archive:FILE or docker://HOST/REPOSITORY.
+    destination
+        Where the sealed image goes: [docker://]HOST/REPOSITORY[:TAG].
+    key
+        The author's private key, from `kokon keygen`.
+    owner
+        The owner's public key: a JWK file, or the https URL of the provisioning server.
+    json
+        Print JSON.
+    """
+    from kokon.cli.output import progress
+    from kokon.image.owner import read_owner
+    from kokon.image.reference import parse_reference
+    from kokon.image.registry import Registry
+    from kokon.image.seal import seal as seal_image
+    from kokon.image.sign import load_private_key
+    from kokon.image.source import open_source
+
+    reference = parse_reference(destination, plain_http=options.plain_http)
+    author_key = load_private_key(key)
+    owner_key = read_owner(owner, options.owner_certificate)
+    claims = claims_of(options, datetime.now(UTC))
+    login = registry_login()
+    with (
+        open_source(source, plain_http=options.plain_http, auth=login) as image,
+        Registry(reference.registry, auth=login) as registry,
+        progress("sealing") as update,
+    ):
+        sealed = seal_image(image, registry, reference, author_key, owner_key, claims, update)
+    show(sealed, json)
+
+
+def show(sealed: Sealed, json: bool) -> None:
+    """Print what was sealed."""
+    from kokon.cli.output import emit
+
+    statement = sealed.statement
+    emit(
+        {
+            "image": str(sealed.reference),
+            "digest": sealed.digest,
+            "statement": sealed.referrer,
+            "kek": statement.kek.kid,
+            "layers": list(statement.layers),
+            "reference": [entry.measurement.hex() for entry in statement.reference],
+        },
+        f"sealed     {sealed.reference}\nstatement  {sealed.referrer}\nlayers     {len(statement.layers)}, "
+        f"each under its own key\nkey        {statement.kek.kid} (only the owner can open it)",
+        json,
+    )
+
+
+def claims_of(options: Options, now: datetime) -> Claims:
+    """What the author says, with reference values for the guest image."""
+    from kokon.cli.output import kokon_home
+    from kokon.image.seal import Claims, check_days
+    from kokon.launch.image import current_guest
+
+    guest, values = reference_values((options.guest or current_guest(kokon_home())).absolute())
+    return Claims(
+        created=now,
+        not_after=now + timedelta(days=check_days(options.not_after)),
+        author=options.author,
+        env=options.vary,
+        secrets=options.secret,
+        guest=guest,
+        reference=values,
+    )
+
+
+def reference_values(directory: Path) -> tuple[GuestReference, tuple[ReferenceEntry, ...]]:
+    """What the guest image in `directory` measures to, for each machine shape."""
+    from kokon.image.statement import GuestReference, ReferenceEntry
+    from kokon.launch.image import read_guest_image
+    from kokon.tee.simulated.measure import measure_guest
+
+    image = read_guest_image(directory)
+    values = tuple(ReferenceEntry("simulated", vcpus, CPU, measure_guest(image, vcpus, CPU)) for vcpus in VCPUS)
+    return GuestReference(image.digest, image.kernel_release), values
+
+
+def registry_login() -> tuple[str, str] | None:
+    """User and password of $KOKON_REGISTRY_AUTH, if it is set."""
+    name, separator, password = os.environ.get("KOKON_REGISTRY_AUTH", "").partition(":")
+    return (name, password) if separator else None

@@ -1,0 +1,219 @@
+"""Admission: what must hold before the server remembers a workload and keeps its keys. Pure.
+
+Nothing that the sender claims to have checked is believed: the image manifest's digest, the author's signature of it,
+the identity statement with its subject and dates, the launch document and how they fit together are all checked here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from kokon.errors import DeniedError, KokonError, MalformedError, StaleError, UntrustedError
+from kokon.image.manifest import parse_manifest
+from kokon.image.open import check_statement
+from kokon.image.signature import verify_signature
+from kokon.image.statement import Statement, format_time, read_statement
+from kokon.jose.jwe import decrypt
+from kokon.launch.document import LaunchDocument, document_digest, parse_document
+from kokon.provisioning.protocol import check_path, resource_path
+from kokon.provisioning.workload import Workload, parse_policy
+from kokon.wire import Fields, parse_json, unb64
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+ADMISSION_LIMIT = 8 << 20
+"""Bytes of an admission request: a manifest of 4 MiB in base64 and the rest."""
+MANIFEST_LIMIT = 4 << 20
+SKEW = timedelta(minutes=5)
+KEK_SIZE = 32
+
+Kind = Literal["key", "token"]
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionRequest:
+    """What the owner asks to admit; bytes exactly as the registry and the launch have them.
+
+    `signature` is the author's DER signature over `signed` (cosign's simple signing payload); `resources` are paths
+    granted besides those that the launch document asks for.
+    """
+
+    name: str
+    document: bytes
+    manifest: bytes
+    signed: bytes
+    signature: bytes
+    statement: Mapping[str, Any]
+    allow_debug: bool = False
+    minimum_tcb: tuple[tuple[str, int], ...] = ()
+    resources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A workload to remember, the layer key to keep at `kek_path`, and what to generate unless it is there already."""
+
+    workload: Workload
+    kek_path: str
+    kek: bytes = field(repr=False)
+    generate: tuple[tuple[str, Kind], ...]
+
+
+def parse_admission(data: bytes) -> AdmissionRequest:
+    """An admission request from JSON of at most 8 MiB. Raises `MalformedError` as `kokon.wire`, and `resource-path`."""
+    fields = Fields(parse_json(data, limit=ADMISSION_LIMIT, what="admission request"), "admission request")
+    signature = Fields(fields.table("signature"), "signature")
+    allow_debug, minimum_tcb = parse_policy(fields.table("policy", default={}))
+    resources = fields.array("resources", default=[], limit=256)
+    request = AdmissionRequest(
+        name=fields.text("name", limit=64),
+        document=fields.text("launch_document", limit=MANIFEST_LIMIT).encode(),
+        manifest=unb64(fields.text("manifest", limit=ADMISSION_LIMIT), what="manifest", limit=MANIFEST_LIMIT),
+        signed=unb64(signature.text("payload", limit=128 << 10), what="signature payload", limit=64 << 10),
+        signature=unb64(signature.text("signature", limit=2048), what="signature", limit=1024),
+        statement=fields.table("statement"),
+        allow_debug=allow_debug,
+        minimum_tcb=minimum_tcb,
+        resources=tuple(resource_path(uri) if isinstance(uri, str) else check_path("") for uri in resources),
+    )
+    signature.finish()
+    fields.finish()
+    return request
+
+
+def admit(request: AdmissionRequest, owner: ec.EllipticCurvePrivateKey, certificate: str, now: datetime) -> Admission:
+    """What to remember of `request`; `certificate` is this server's own (PEM), `owner` its key for layer keys.
+
+    Raises `UntrustedError` (`image-digest-mismatch`, `statement-image-mismatch`, `kek-not-opened`, and those of
+    signature and statement), `StaleError` (`statement-expired`, `statement-not-yet-valid`), `DeniedError`
+    (`workload-name-mismatch`, `server-mismatch`, `statement-secret-missing`, `statement-without-reference`,
+    `env-not-allowed`, `kek-path-refused`), and `MalformedError` for what cannot be parsed.
+    """
+    document = parse_document(request.document)
+    _check_document(document, request, certificate)
+    statement = _check_image(document, request, now)
+    _check_fit(document, statement)
+    kek_path = _kek_path(statement)
+    log_path = resource_path(document.log_key)
+    volumes = [resource_path(volume.key) for volume in document.volumes]
+    asked = [resource_path(uri) for uri in document.resources()]
+    workload = Workload(
+        name=document.workload,
+        document=request.document.decode(),
+        host_data=document_digest(request.document),
+        image=document.image.digest,
+        author=document.image.author,
+        author_name=statement.author,
+        statement=request.statement,
+        measurements=tuple((entry.tee, entry.measurement) for entry in statement.reference),
+        not_after=statement.not_after,
+        resources=tuple(dict.fromkeys((kek_path, *asked, *request.resources))),
+        allow_debug=request.allow_debug,
+        minimum_tcb=request.minimum_tcb,
+        admitted=now,
+    )
+    generate: list[tuple[str, Kind]] = [(log_path, "token"), *((path, "key") for path in volumes)]
+    return Admission(workload, kek_path, _open_kek(statement, owner), tuple(generate))
+
+
+def _check_document(document: LaunchDocument, request: AdmissionRequest, certificate: str) -> None:
+    if document.workload != request.name:
+        raise DeniedError(
+            "workload-name-mismatch",
+            "the launch document is for a workload of another name",
+            expected=request.name,
+            found=document.workload,
+        )
+    if document.provisioning.certificate.strip() != certificate.strip():
+        raise DeniedError(
+            "server-mismatch",
+            "the launch document pins another provisioning server's certificate",
+            hint="make the launch document with this server's certificate",
+        )
+
+
+def _check_image(document: LaunchDocument, request: AdmissionRequest, now: datetime) -> Statement:
+    found = "sha256:" + hashlib.sha256(request.manifest).hexdigest()
+    if not hmac.compare_digest(found, document.image.digest):
+        raise UntrustedError(
+            "image-digest-mismatch",
+            "the image manifest is not the one that the launch document names",
+            expected=document.image.digest,
+            found=found,
+        )
+    author = document.image.author
+    verify_signature(document.image.digest, request.signed, request.signature, author)
+    statement = read_statement(request.statement, author, subject=document.image.digest, now=now)
+    if statement.created > now + SKEW:
+        raise StaleError(
+            "statement-not-yet-valid",
+            "the identity statement is from the future",
+            expected=f"until {format_time(now)}",
+            found=format_time(statement.created),
+            hint="check the clocks of the author and of this server",
+        )
+    check_statement(statement, parse_manifest(request.manifest))
+    return statement
+
+
+def _check_fit(document: LaunchDocument, statement: Statement) -> None:
+    if not statement.reference:
+        raise DeniedError(
+            "statement-without-reference",
+            "the identity statement has no reference values: no enclave could ever be recognised",
+            hint="seal the image again with a guest image, so that its launch measurement is known",
+        )
+    missing = set(statement.secrets) - {secret.name for secret in document.secrets}
+    if missing:
+        raise DeniedError(
+            "statement-secret-missing",
+            "the image needs secrets that the launch document does not give",
+            expected=", ".join(sorted(statement.secrets)),
+            found=", ".join(secret.name for secret in document.secrets) or "none",
+            hint=" ".join(f"--secret {name}" for name in sorted(missing)),
+        )
+    fixed = {name for name, _ in document.env} - set(statement.env)
+    if fixed:
+        raise DeniedError(
+            "env-not-allowed",
+            "the author did not allow a launch to set these environment variables",
+            expected=", ".join(statement.env) or "none",
+            found=", ".join(sorted(fixed)),
+            hint="the author names them with `kokon seal --vary NAME`",
+        )
+
+
+def _kek_path(statement: Statement) -> str:
+    """An author decides where the layer key goes, so it must not be where an owner's secret may be."""
+    path = resource_path(statement.kek.kid)
+    if path.split("/")[:2] != ["default", "kek"]:
+        raise DeniedError(
+            "kek-path-refused",
+            "the author wants the layer key kept where secrets of others may be",
+            expected="kbs:///default/kek/...",
+            found=statement.kek.kid,
+        )
+    return path
+
+
+def _open_kek(statement: Statement, owner: ec.EllipticCurvePrivateKey) -> bytes:
+    try:
+        kek = decrypt(statement.kek.jwe, owner)
+    except KokonError as error:
+        raise UntrustedError(
+            "kek-not-opened",
+            "the image's layer key does not open with this server's owner key",
+            found=error.code,
+            hint="the author must seal the image for this owner: give them the server's owner key",
+        ) from error
+    if len(kek) != KEK_SIZE:
+        raise MalformedError(
+            "kek-size", "the image's layer key has a wrong size", expected=f"{KEK_SIZE} bytes", found=len(kek)
+        )
+    return kek

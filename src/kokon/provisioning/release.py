@@ -1,0 +1,204 @@
+"""Who gets what: the verdict about an attestation, and about one request for a resource. Pure.
+
+All checks are made and kept, whatever the first one says, so that the owner can be told everything that is wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from kokon.appraisal.appraise import appraise
+from kokon.appraisal.policy import Policy, ReferenceValues
+from kokon.errors import DeniedError, KokonError, StaleError
+from kokon.provisioning.protocol import Attestation, Session, runtime_digest
+from kokon.tee.evidence import Check, Claims, Trust, failed, passed
+from kokon.tee.registry import verify
+from kokon.tee.snp.envelope import from_envelope
+
+if TYPE_CHECKING:
+    from kokon.appraisal.result import AttestationResult
+    from kokon.provisioning.workload import Workload
+
+Finder = Callable[[bytes], "Workload | None"]
+"""Finds the workload whose launch document has this digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of an attestation: every check; `granted` is None as soon as one failed.
+
+    `workload` is the one whose launch document the enclave has, `facts` what the log keeps of the evidence.
+    """
+
+    checks: tuple[Check, ...]
+    granted: tuple[Workload, AttestationResult] | None
+    workload: Workload | None
+    facts: Mapping[str, Any]
+
+    @property
+    def code(self) -> str | None:
+        """The code of the first check that failed, or None."""
+        return next((check.code for check in self.checks if check.outcome == "failed"), None)
+
+
+def judge(
+    attestation: Attestation,
+    session: Session,
+    find: Finder,
+    known: Mapping[str, Workload],
+    trust: Trust,
+    now: datetime,
+) -> Verdict:
+    """The verdict about `attestation` in `session`; `known` are all workloads, for telling what comes nearest.
+
+    Raises `MalformedError` for evidence that cannot be parsed.
+    """
+    evidence = from_envelope(attestation.evidence)
+    claims = verify(evidence, trust, now)
+    workload = find(claims.host_data)
+    checks = [*_binding(attestation, session, claims), *claims.checks, _workload_check(claims, workload, known)]
+    if workload is None:
+        return Verdict(tuple(checks), None, None, _facts(evidence.report, claims))
+    result = appraise(claims, reference_values(workload, claims), policy(workload), now)
+    checks += [check for check in result.checks if check not in claims.checks]
+    if result.status != "affirming":
+        checks.append(failed("appraisal", "not-affirming", expected="affirming", found=result.status))
+    good = all(check.outcome != "failed" for check in checks)
+    return Verdict(tuple(checks), (workload, result) if good else None, workload, _facts(evidence.report, claims))
+
+
+def reference_values(workload: Workload, claims: Claims) -> ReferenceValues:
+    """What the author said that this workload measures to, of the kind that the evidence is: real or simulated."""
+    kind = "simulated" if claims.simulated else claims.tee
+    return ReferenceValues(
+        measurements=tuple(value for tee, value in workload.measurements if tee == kind),
+        not_after=workload.not_after,
+        host_data=workload.host_data,
+    )
+
+
+def policy(workload: Workload) -> Policy:
+    """The owner's rules for this workload."""
+    return Policy(allow_debug=workload.allow_debug, minimum_tcb=dict(workload.minimum_tcb))
+
+
+def check_release(workload: Workload | None, host_data: str, path: str, now: datetime) -> Workload:
+    """The workload, if an enclave that was attested as it may have `path` at `now`.
+
+    Raises `DeniedError` (`workload-withdrawn`, `resource-not-granted`), `StaleError` (`reference-expired`).
+    """
+    if workload is None or not hmac.compare_digest(workload.host_data.hex().encode(), host_data.encode()):
+        raise DeniedError(
+            "workload-withdrawn",
+            "the workload was withdrawn or replaced since this enclave attested",
+            hint="launch it with the launch document that is admitted now",
+        )
+    if now >= workload.not_after:
+        raise StaleError(
+            "reference-expired",
+            "the identity statement has expired",
+            expected=f"before {workload.not_after.isoformat()}",
+            found=now.isoformat(timespec="seconds"),
+            hint="ask the author for a new statement and admit it",
+        )
+    if path not in workload.resources:
+        raise DeniedError(
+            "resource-not-granted",
+            "this workload was not given that resource",
+            expected=", ".join(workload.resources),
+            found=path,
+            hint="name the secret in the launch document and admit it again",
+        )
+    return workload
+
+
+def error_check(name: str, error: KokonError) -> Check:
+    """A failed check that says what `error` says."""
+    return Check(
+        name, "failed", error.code, error.expected, f"{error.message}: {error.found or ''}".rstrip(": "), error.hint
+    )
+
+
+def _binding(attestation: Attestation, session: Session, claims: Claims) -> list[Check]:
+    """Freshness and ownership: the session's nonce, and evidence made for this nonce and this key."""
+    checks = []
+    if hmac.compare_digest(attestation.nonce.encode(), session.nonce.encode()):
+        checks.append(passed("nonce"))
+    else:
+        checks.append(
+            failed(
+                "nonce",
+                "nonce-mismatch",
+                expected="the nonce of this session",
+                found="another",
+                hint="the attestation was made for another handshake: a replay, or two guests share a session",
+            )
+        )
+    digest = runtime_digest(attestation.jwk, attestation.nonce, attestation.additional)
+    expected = digest + bytes(len(claims.report_data) - len(digest))
+    if hmac.compare_digest(expected, claims.report_data):
+        checks.append(passed("report-data", "bound to nonce and key"))
+    else:
+        checks.append(
+            failed(
+                "report-data",
+                "report-data-mismatch",
+                expected=expected.hex(),
+                found=claims.report_data.hex(),
+                hint="the evidence was not made for this nonce and key: a replay, or somebody in the middle",
+            )
+        )
+    if attestation.additional:
+        checks.append(failed("additional-evidence", "additional-evidence-unsupported", expected="none", found="some"))
+    if attestation.init_data is not None:
+        checks.append(_init_data_check(attestation.init_data, claims))
+    return checks
+
+
+def _init_data_check(init_data: bytes, claims: Claims) -> Check:
+    digest = hashlib.sha256(init_data).digest()
+    if hmac.compare_digest(digest, claims.host_data):
+        return passed("init-data", digest.hex())
+    return failed(
+        "init-data",
+        "init-data-mismatch",
+        expected=claims.host_data.hex(),
+        found=digest.hex(),
+        hint="the launch document that was sent is not the one that the enclave was launched with",
+    )
+
+
+def _workload_check(claims: Claims, workload: Workload | None, known: Mapping[str, Workload]) -> Check:
+    if workload is not None:
+        return passed("workload", workload.name)
+    near = [
+        one
+        for one in known.values()
+        if any(hmac.compare_digest(value, claims.measurement) for _, value in one.measurements)
+    ]
+    names = ", ".join(f"{one.name} {one.host_data.hex()}" for one in (near or list(known.values()))[:4])
+    return failed(
+        "workload",
+        "workload-unknown",
+        expected=names or "an admitted workload",
+        found=claims.host_data.hex(),
+        hint="admit the launch document, or launch with the one that is admitted: HOST_DATA is its SHA-256",
+    )
+
+
+def _facts(report: bytes, claims: Claims) -> dict[str, Any]:
+    """What the log keeps of the evidence; the digest covers the signed body and the signature."""
+    return {
+        "evidence": hashlib.sha256(report).hexdigest(),
+        "tee": claims.tee,
+        "simulated": claims.simulated,
+        "root": claims.root,
+        "chip_id": claims.chip_id.hex(),
+        "measurement": claims.measurement.hex(),
+        "host_data": claims.host_data.hex(),
+    }

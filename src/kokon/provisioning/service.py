@@ -1,0 +1,376 @@
+"""What the server does, without HTTP: handshakes, releases, admission, secrets, each with its log entry.
+
+Whatever is answered was written first, in the same transaction as the log entry that tells of it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from kokon.errors import DeniedError, KokonError, MalformedError, UntrustedError, UsageError
+from kokon.jose import jwt
+from kokon.jose.jwe import encrypt_to, from_jwk, public_jwk, thumbprint
+from kokon.launch.document import parse_document
+from kokon.provisioning.admission import Admission, Kind, admit, parse_admission
+from kokon.provisioning.keys import fingerprint
+from kokon.provisioning.protocol import (
+    REQUEST_LIMIT,
+    Attestation,
+    Sessions,
+    check_path,
+    parse_attestation,
+    parse_request,
+    resource_path,
+)
+from kokon.provisioning.release import check_release, error_check, judge
+from kokon.provisioning.workload import Workload, decode_workload, encode_workload
+from kokon.tee.evidence import Check, Trust
+from kokon.wire import Fields, parse_json
+
+if TYPE_CHECKING:
+    from kokon.appraisal.result import AttestationResult
+    from kokon.provisioning.keys import ServerKeys
+    from kokon.provisioning.store import Store
+
+TOKEN_LIFETIME = timedelta(minutes=30)
+"""How long a token stands: long enough to pull a large image between attestation and the first secret."""
+RESOURCE_LIMIT = 1 << 20
+ISSUER = "kokon"
+LOG_PAGE = 1000
+WORKLOAD_CLAIM = "kokon.workload"
+HOST_DATA_CLAIM = "kokon.host-data"
+
+
+class Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
+    """A refusal that was logged: all that the guest is told is `code` and `denial`, the id for the owner."""
+
+    def __init__(self, code: str, denial: str) -> None:
+        super().__init__(code)
+        self.code = code
+        self.denial = denial
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """What a verified token says: the workload, its launch document's digest (hex), the enclave's key, token id."""
+
+    workload: str
+    host_data: str
+    jwk: dict[str, str]
+    identity: str
+
+
+class Service:
+    """One server over one store. Calls are safe from several threads; `clock` gives the time (aware, UTC)."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: ServerKeys,
+        certificate: str,
+        trust: Trust,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.certificate = certificate
+        self.sessions = Sessions(secrets.token_bytes)
+        self._store = store
+        self._keys = keys
+        self._clock = clock
+        self._trust = trust
+        self._lock = threading.Lock()
+        self._workloads = self._load()
+        store.append(
+            clock(),
+            "server-started",
+            {
+                "owner_key": fingerprint(keys.owner.public_key()),
+                "workloads": sorted(self._workloads),
+                "accepted_simulated": sorted(trust.accepted_simulated),
+            },
+        )
+
+    def stop(self) -> None:
+        """Note the end in the log and give the store back."""
+        self._store.append(self._clock(), "server-stopped", {})
+        self._store.close()
+
+    # -- guests ----------------------------------------------------------------------------------------------------
+
+    def auth(self, body: bytes) -> tuple[str, str]:
+        """Session id and nonce for a Request. Raises as `parse_request`."""
+        session = self.sessions.open(parse_request(body), self._clock())
+        return session.identity, session.nonce
+
+    def attest(self, cookie: str | None, body: bytes) -> str:
+        """The token for an Attestation. Raises `Refusal`."""
+        now = self._clock()
+        try:
+            session = self.sessions.spend(cookie, now)
+            attestation = parse_attestation(body)
+            known = self._snapshot()
+            found = {workload.host_data: workload for workload in known.values()}
+            verdict = judge(attestation, session, found.get, known, self._trust, now)
+        except KokonError as error:
+            raise self._refuse("attestation-denied", error, {}) from error
+        details = {**verdict.facts, "tee_key": thumbprint(attestation.jwk)}
+        if verdict.workload is not None:
+            details["workload"] = verdict.workload.name
+        if verdict.granted is None:
+            code = verdict.code or "not-affirming"
+            raise self._deny("attestation-denied", code, "attestation denied", details, verdict.checks)
+        token = self._token(*verdict.granted, attestation, now)
+        self._store.append(now, "attestation-granted", details)
+        self.sessions.grant(session, token)
+        return token
+
+    def resource(self, cookie: str | None, bearer: str | None, path: str) -> dict[str, str]:
+        """The resource at `path`, encrypted to the enclave's key. Raises `Refusal`."""
+        now = self._clock()
+        details: dict[str, Any] = {"resource": path[:400]}
+        try:
+            holder = self._holder(cookie, bearer, now)
+            details |= {"workload": holder.workload, "tee_key": thumbprint(holder.jwk), "token": holder.identity}
+            workload = self._snapshot().get(holder.workload)
+            check_release(workload, holder.host_data, check_path(path), now)
+            value = self._store.get("resource", path)
+            if value is None:
+                raise DeniedError(
+                    "resource-unknown",
+                    "there is no such resource",
+                    found=path,
+                    hint=f"put it there with `kokon secret put {path}`",
+                )
+            message = encrypt_to(from_jwk(holder.jwk), value, algorithm=holder.jwk["alg"])
+        except KokonError as error:
+            raise self._refuse("resource-denied", error, details) from error
+        self._store.append(now, "resource-released", details)
+        return message
+
+    def event(self, bearer: str | None, body: bytes) -> None:
+        """Log what an attested guest reports. Raises `Refusal`, `MalformedError`."""
+        now = self._clock()
+        try:
+            holder = self._holder(None, bearer, now)
+        except KokonError as error:
+            raise self._refuse("event-denied", error, {}) from error
+        fields = Fields(parse_json(body, limit=REQUEST_LIMIT, what="event"), "event")
+        code, text = fields.text("code", limit=64), fields.text("text", default="", limit=500)
+        fields.finish()
+        details = {"workload": holder.workload, "code": code, "text": text, "tee_key": thumbprint(holder.jwk)}
+        self._store.append(now, "guest-event", details)
+
+    def _holder(self, cookie: str | None, bearer: str | None, now: datetime) -> Bearer:
+        token = self.sessions.token(cookie, now) or bearer
+        if token is None:
+            raise DeniedError("token-missing", "neither an attested session nor a token", hint="attest first")
+        claims = jwt.verify(token, self._keys.token.public_key(), now)
+        annotated = claims["submods"]["cpu0"]["ear.veraison.annotated-evidence"]
+        return Bearer(
+            workload=claims[WORKLOAD_CLAIM],
+            host_data=claims[HOST_DATA_CLAIM],
+            jwk=annotated["runtime_data_claims"]["tee-pubkey"],
+            identity=claims["jti"],
+        )
+
+    def _token(self, workload: Workload, result: AttestationResult, attestation: Attestation, now: datetime) -> str:
+        runtime = {
+            "tee-pubkey": attestation.jwk,
+            "nonce": attestation.nonce,
+            "additional-evidence": attestation.additional,
+        }
+        extra = {
+            "jti": secrets.token_hex(16),
+            "eat_nonce": attestation.nonce,
+            WORKLOAD_CLAIM: workload.name,
+            HOST_DATA_CLAIM: workload.host_data.hex(),
+        }
+        claims = result.as_ear(now, TOKEN_LIFETIME, issuer=ISSUER, runtime_data=runtime, extra=extra)
+        return jwt.sign(claims, self._keys.token)
+
+    def _refuse(self, event: str, error: KokonError, details: Mapping[str, Any]) -> Refusal:
+        return self._deny(event, error.code, error.message, details, [error_check("request", error)])
+
+    def _deny(
+        self, event: str, code: str, message: str, details: Mapping[str, Any], checks: Sequence[Check]
+    ) -> Refusal:
+        denial = secrets.token_hex(8)
+        listed = [_bounded(check) for check in checks[:64]]
+        entry = {**details, "denial": denial, "code": code, "message": message, "checks": listed}
+        self._store.append(self._clock(), event, entry, denial)
+        return Refusal(code, denial)
+
+    # -- the owner -------------------------------------------------------------------------------------------------
+
+    def is_admin(self, bearer: str | None) -> bool:
+        """Whether `bearer` is the admin token; a wrong one is logged."""
+        if bearer is not None and hmac.compare_digest(bearer.encode(), self._keys.admin_token.encode()):
+            return True
+        self._store.append(self._clock(), "admin-denied", {"code": "admin-token"})
+        return False
+
+    def owner_key(self) -> dict[str, Any]:
+        """The owner's public key, to which authors encrypt layer keys."""
+        public = self._keys.owner.public_key()
+        return {"jwk": public_jwk(public), "fingerprint": fingerprint(public)}
+
+    def put_resource(self, path: str, value: bytes) -> int:
+        """Keep a resource; its version. Raises `MalformedError` (`resource-path`, `resource-size`)."""
+        check_path(path)
+        if not 0 < len(value) <= RESOURCE_LIMIT:
+            raise MalformedError(
+                "resource-size",
+                "a resource must not be empty or too large",
+                expected=f"1..{RESOURCE_LIMIT} bytes",
+                found=len(value),
+            )
+        now = self._clock()
+        with self._store.transaction():
+            version = self._store.put("resource", path, value, now)
+            self._store.append(now, "resource-put", {"resource": path, "version": version})
+        return version
+
+    def delete_resource(self, path: str) -> None:
+        """Forget a resource. Raises `DeniedError` (`resource-unknown`), `MalformedError` (`resource-path`)."""
+        check_path(path)
+        with self._store.transaction():
+            if not self._store.delete("resource", path):
+                raise DeniedError("resource-unknown", "there is no such resource", found=path)
+            self._store.append(self._clock(), "resource-deleted", {"resource": path})
+
+    def resources(self) -> list[dict[str, Any]]:
+        """Names, versions and times of all resources, never their values."""
+        return [
+            {"resource": info.name, "version": info.version, "created": info.created}
+            for info in self._store.names("resource")
+        ]
+
+    def admit(self, body: bytes) -> dict[str, Any]:
+        """Admit a workload, replacing one of the same name. Refusals are logged. Raises `KokonError` as `admit`."""
+        now = self._clock()
+        name = "?"
+        try:
+            request = parse_admission(body)
+            name = request.name
+            admission = admit(request, self._keys.owner, self.certificate, now)
+            with self._lock:
+                generated, previous = self._keep(admission, now)
+                self._workloads = self._load()
+        except KokonError as error:
+            details = {"code": error.code, "workload": name.encode("ascii", "replace").decode()}
+            self._store.append(now, "admission-denied", {**details, "message": str(error)[:1000]})
+            raise
+        return {**admission.workload.summary(), "generated": generated, "replaced": previous}
+
+    def _keep(self, admission: Admission, now: datetime) -> tuple[list[str], str | None]:
+        workload = admission.workload
+        with self._store.transaction():
+            old = self._workloads.get(workload.name)
+            for other in self._workloads.values():
+                if other.name != workload.name and other.host_data == workload.host_data:
+                    raise UsageError(
+                        "workload-duplicate", "another workload has this launch document", found=other.name
+                    )
+            self._keep_kek(admission, now)
+            generated = [path for path, kind in admission.generate if self._generate(path, kind, now)]
+            self._store.put("workload", workload.name, encode_workload(workload), now)
+            previous = old.host_data.hex() if old else None
+            self._store.append(
+                now,
+                "workload-admitted",
+                {
+                    "workload": workload.name,
+                    "image": workload.image,
+                    "host_data": workload.host_data.hex(),
+                    "replaces": previous or "",
+                    "author": workload.author_name,
+                    "not_after": workload.not_after.isoformat(),
+                    "resources": list(workload.resources),
+                    "generated": generated,
+                    "allow_debug": workload.allow_debug,
+                },
+            )
+        return generated, previous
+
+    def _keep_kek(self, admission: Admission, now: datetime) -> None:
+        kept = self._store.get("resource", admission.kek_path)
+        if kept is None:
+            self._store.put("resource", admission.kek_path, admission.kek, now)
+        elif not hmac.compare_digest(kept, admission.kek):
+            raise UntrustedError(
+                "kek-conflict",
+                "another layer key is kept under this image's key id",
+                found=admission.kek_path,
+                hint="an author reuses the key id of another image; have the image sealed again",
+            )
+
+    def _generate(self, path: str, kind: Kind, now: datetime) -> bool:
+        if self._store.get("resource", path) is not None:
+            return False
+        value = secrets.token_bytes(32) if kind == "key" else secrets.token_hex(32).encode()
+        self._store.put("resource", path, value, now)
+        return True
+
+    def withdraw(self, name: str) -> None:
+        """Forget a workload: its enclaves get nothing any more. Raises `DeniedError` (`workload-not-found`)."""
+        with self._lock:
+            with self._store.transaction():
+                if not self._store.delete("workload", name):
+                    raise DeniedError("workload-not-found", "there is no workload of this name", found=name[:64])
+                self._store.append(self._clock(), "workload-withdrawn", {"workload": name})
+            self._workloads = self._load()
+
+    def workloads(self) -> list[dict[str, Any]]:
+        """All workloads, by name."""
+        return [workload.summary() for _, workload in sorted(self._snapshot().items())]
+
+    def log_token(self, name: str) -> str:
+        """The token that opens the log of a workload's containers; that it was asked for is logged.
+
+        Raises `DeniedError` (`workload-not-found`, `resource-unknown`).
+        """
+        workload = self._snapshot().get(name)
+        if workload is None:
+            raise DeniedError("workload-not-found", "there is no workload of this name", found=name[:64])
+        path = resource_path(parse_document(workload.document.encode()).log_key)
+        token = self._store.get("resource", path)
+        if token is None:
+            raise DeniedError("resource-unknown", "there is no such resource", found=path)
+        self._store.append(self._clock(), "log-token-read", {"workload": name, "resource": path})
+        return token.decode("ascii", "replace")
+
+    def log(self, after: int, limit: int) -> dict[str, Any]:
+        """Entries (exact texts) that follow number `after`, and where the log ends."""
+        entries, head = self._store.entries(after, min(limit, LOG_PAGE))
+        return {
+            "entries": [entry.decode() for entry in entries],
+            "head": {"sequence": head.sequence, "digest": head.digest},
+        }
+
+    def denial(self, identity: str) -> dict[str, Any]:
+        """The log entry of a denial, in full. Raises `DeniedError` (`denial-unknown`)."""
+        entry = self._store.denial(identity)
+        if entry is None:
+            raise DeniedError("denial-unknown", "there is no denial with this id", found=identity[:64])
+        return entry
+
+    def _snapshot(self) -> Mapping[str, Workload]:
+        return self._workloads
+
+    def _load(self) -> dict[str, Workload]:
+        workloads = {}
+        for info in self._store.names("workload"):
+            record = self._store.get("workload", info.name)
+            if record is not None:
+                workloads[info.name] = decode_workload(record)
+        return workloads
+
+
+def _bounded(check: Check) -> dict[str, str]:
+    """A check for the log; texts of the guest were shortened where the check was made, this only makes sure."""
+    return {name: text[:600].encode("utf-8", "replace").decode() for name, text in check.as_dict().items()}

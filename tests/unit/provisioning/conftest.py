@@ -1,0 +1,133 @@
+"""A real provisioning server behind TLS on a loopback port, with a clock that tests can move."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+from cryptography.hazmat.primitives.asymmetric import ec
+from provisioning_factory import Author, attestation, launch
+
+from kokon.provisioning.client import AdminAccess, AdminClient
+from kokon.provisioning.keys import ServerKeys, open_keys
+from kokon.provisioning.serve import _listen, configuration
+from kokon.provisioning.service import Service
+from kokon.provisioning.store import Store
+from kokon.provisioning.tls import client_context, open_tls
+from kokon.tee.evidence import Trust
+from kokon.tee.simulated.keys import fingerprint, load_processor
+from kokon.tee.simulated.processor import Processor
+
+
+@dataclass
+class Clock:
+    offset: timedelta = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.offset
+
+
+@dataclass
+class Chip:
+    """A simulated chip vendor of this test run."""
+
+    processor: Processor
+    root: str
+
+
+@dataclass
+class Server:
+    """A running server, and what a test may do to it."""
+
+    url: str
+    keys: ServerKeys
+    certificate: str
+    service: Service
+    store: Store
+    clock: Clock
+    admin: AdminClient
+    guest: httpx2.Client
+    author: Author
+    tee_key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+
+    def client(self) -> httpx2.Client:
+        """Another guest's connection, without cookies."""
+        return httpx2.Client(base_url=self.url, verify=client_context(self.certificate), timeout=10, trust_env=False)
+
+    def admit(self, **changes: Any) -> bytes:
+        """Admit the clinic and put its secret; the launch document."""
+        request = self.author.request(**changes)
+        self.admin.admit(request)
+        self.admin.put("clinic/secret/db-password", b"correct horse")
+        return request["launch_document"].encode()
+
+    def challenge(self, client: httpx2.Client | None = None) -> str:
+        request = {"version": "0.4.0", "tee": "snp", "extra-params": {}}
+        answer = (client or self.guest).post("/kbs/v0/auth", json=request)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["nonce"])
+
+    def attest(
+        self, chip: Chip, document: bytes, client: httpx2.Client | None = None, **options: Any
+    ) -> httpx2.Response:
+        """A whole handshake of a guest that `chip` launched with `document`."""
+        client = client or self.guest
+        nonce = self.challenge(client)
+        guest = launch(chip.processor, document, **options)
+        return client.post("/kbs/v0/attest", json=attestation(guest, nonce, self.tee_key, document))
+
+    def denial(self, answer: httpx2.Response) -> tuple[str, dict[str, Any]]:
+        """The code that a guest was told, and what the owner is told of it."""
+        code, _, identity = answer.json()["detail"].partition(": id ")
+        return code, self.admin.denial(identity)
+
+    def events(self) -> list[dict[str, Any]]:
+        import json
+
+        return [json.loads(entry) for entry in self.admin.log()[0]]
+
+
+@pytest.fixture(scope="session")
+def chip(tmp_path_factory: pytest.TempPathFactory) -> Chip:
+    directory = tmp_path_factory.mktemp("chip")
+    return Chip(load_processor(directory), fingerprint(directory))
+
+
+@pytest.fixture(scope="session")
+def other_chip(tmp_path_factory: pytest.TempPathFactory) -> Chip:
+    directory = tmp_path_factory.mktemp("other-chip")
+    return Chip(load_processor(directory), fingerprint(directory))
+
+
+@pytest.fixture
+def server(tmp_path: Path, chip: Chip) -> Iterator[Server]:
+    clock = Clock()
+    state = tmp_path / "state"
+    keys = open_keys(state)
+    identity = open_tls(state, (), clock())
+    store = Store(state, keys.master)
+    service = Service(store, keys, identity.certificate, Trust(frozenset({chip.root})), clock)
+    listener = _listen("127.0.0.1", 0)
+    url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+    running = uvicorn.Server(configuration(service, identity))
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not running.started:
+        time.sleep(0.01)
+    admin = AdminClient(AdminAccess(url, keys.admin_token, identity.certificate))
+    guest = httpx2.Client(base_url=url, verify=client_context(identity.certificate), timeout=10, trust_env=False)
+    author = Author(service.owner_key()["jwk"], identity.certificate, url)
+    yield Server(url, keys, identity.certificate, service, store, clock, admin, guest, author)
+    admin.close()
+    guest.close()
+    running.should_exit = True
+    thread.join(10)
+    assert not thread.is_alive()

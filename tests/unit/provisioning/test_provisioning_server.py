@@ -1,0 +1,534 @@
+"""The protocol against a real server: what is released, to whom, what is refused, and what the log tells of it."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from provisioning_factory import DEBUG, KEK, MEASUREMENT, POLICY, attestation, launch
+
+from kokon.errors import DeniedError, UntrustedError
+from kokon.jose.jwe import decrypt, public_jwk, thumbprint
+from kokon.provisioning.app import BODY_SECONDS
+from kokon.provisioning.log import verify_chain
+from kokon.provisioning.protocol import ERROR_PREFIX, runtime_digest
+from kokon.tee.snp.envelope import to_envelope
+
+SECRET = "/kbs/v0/resource/clinic/secret/db-password"
+
+
+def test_secrets_reach_the_attested_enclave_and_everything_is_logged(server, chip) -> None:
+    document = server.admit()
+    answer = server.attest(chip, document)
+    assert answer.status_code == 200, answer.text
+    token = answer.json()["token"]
+    got = server.guest.get(SECRET)
+    assert got.headers["content-type"] == "application/json"
+    assert decrypt(got.json(), server.tee_key) == b"correct horse"
+    with server.client() as stranger:
+        bearer = {"Authorization": f"Bearer {token}"}
+        kek = stranger.get("/kbs/v0/resource/default/kek/0123456789abcdef", headers=bearer)
+        assert decrypt(kek.json(), server.tee_key) == KEK
+        volume = decrypt(stranger.get("/kbs/v0/resource/clinic/volume/data", headers=bearer).json(), server.tee_key)
+        log = decrypt(stranger.get("/kbs/v0/resource/clinic/log/token", headers=bearer).json(), server.tee_key)
+        event = stranger.post("/kokon/v1/events", headers=bearer, json={"code": "started", "text": "it runs"})
+        assert event.status_code == 200
+    assert len(volume) == 32
+    assert len(bytes.fromhex(log.decode())) == 32
+    assert server.admin.log_token("clinic") == log.decode()
+    events = server.events()
+    assert [entry["event"] for entry in events] == [
+        "server-started",
+        "workload-admitted",
+        "resource-put",
+        "attestation-granted",
+        *["resource-released"] * 4,
+        "guest-event",
+        "log-token-read",
+    ]
+    granted = events[3]
+    assert granted["workload"] == "clinic"
+    assert granted["simulated"] is True
+    assert granted["root"] == chip.root
+    assert len(granted["evidence"]) == 64
+    assert len(granted["chip_id"]) == 128
+    assert granted["tee_key"] == thumbprint(public_jwk(server.tee_key)) == events[4]["tee_key"]
+    assert events[8]["code"] == "started"
+    everything = json.dumps(events)
+    for secret in (token, log.decode(), server.keys.admin_token, "correct horse"):
+        assert secret not in everything
+
+
+def test_token_is_an_ear_bound_to_the_key_and_the_workload(server, chip) -> None:
+    from kokon.jose.jwt import verify
+
+    document = server.admit()
+    token = server.attest(chip, document).json()["token"]
+    claims = verify(token, server.keys.token.public_key(), server.clock())
+    assert claims["kokon.workload"] == "clinic"
+    assert claims["simulated"] is True
+    cpu = claims["submods"]["cpu0"]
+    assert cpu["ear.status"] == "affirming"
+    runtime = cpu["ear.veraison.annotated-evidence"]["runtime_data_claims"]
+    assert runtime["tee-pubkey"] == public_jwk(server.tee_key)
+
+
+ATTACKS: list[tuple[str, dict[str, Any]]] = [
+    ("measurement-unknown", {"measurement": bytes(48)}),
+    ("debug-enabled", {"policy": POLICY | DEBUG}),
+    ("migration-allowed", {"policy": POLICY | 1 << 18}),
+]
+
+
+@pytest.mark.parametrize(("code", "options"), ATTACKS, ids=[code for code, _ in ATTACKS])
+def test_denied_enclaves_get_nothing_but_a_code(server, chip, code: str, options: dict[str, Any]) -> None:
+    document = server.admit()
+    answer = server.attest(chip, document, **options)
+    assert answer.status_code == 403
+    assert answer.json()["type"] == ERROR_PREFIX + "PolicyDeny"
+    assert set(answer.json()) == {"type", "detail"}
+    told, entry = server.denial(answer)
+    assert told == code == entry["code"]
+    assert entry["event"] == "attestation-denied"
+    failed = [check for check in entry["checks"] if check["outcome"] == "failed"]
+    assert failed[0]["expected"]
+    assert failed[-1]["code"] == "not-affirming"
+    assert any(check["outcome"] == "passed" for check in entry["checks"])
+    assert server.guest.get(SECRET).status_code == 401
+
+
+def test_debug_is_allowed_only_when_the_owner_says_so(server, chip) -> None:
+    document = server.admit(policy={"allow_debug": True, "minimum_tcb": {}})
+    assert server.attest(chip, document, policy=POLICY | DEBUG).status_code == 200
+
+
+def test_minimum_tcb(server, chip) -> None:
+    document = server.admit(policy={"allow_debug": False, "minimum_tcb": {"snp": 200}})
+    assert server.denial(server.attest(chip, document))[0] == "tcb-too-low"
+
+
+def test_root_of_another_vendor_is_refused(server, other_chip) -> None:
+    document = server.admit()
+    code, entry = server.denial(server.attest(other_chip, document))
+    assert code == "simulated-root-refused"
+    assert entry["root"] == other_chip.root
+
+
+def test_another_launch_document_is_unknown(server, chip) -> None:
+    document = server.admit()
+    changed = document.replace(b"port = 8080", b"port = 8081")
+    code, entry = server.denial(server.attest(chip, changed))
+    assert code == "workload-unknown"
+    (check,) = [check for check in entry["checks"] if check["name"] == "workload"]
+    assert "clinic" in check["expected"]
+
+
+def test_a_sent_document_must_be_the_launched_one(server, chip) -> None:
+    document = server.admit()
+    nonce = server.challenge()
+    message = attestation(launch(chip.processor, document), nonce, server.tee_key, b"a = 1")
+    code, _ = server.denial(server.guest.post("/kbs/v0/attest", json=message))
+    assert code == "init-data-mismatch"
+
+
+def test_replayed_message_is_refused_and_logged(server, chip) -> None:
+    document = server.admit()
+    nonce = server.challenge()
+    message = attestation(launch(chip.processor, document), nonce, server.tee_key)
+    assert server.guest.post("/kbs/v0/attest", json=message).status_code == 200
+    again = server.guest.post("/kbs/v0/attest", json=message)
+    assert again.status_code == 401
+    code, entry = server.denial(again)
+    assert code == "nonce-used"
+    assert entry["event"] == "attestation-denied"
+
+
+def test_a_failed_attestation_uses_the_session_up(server, chip) -> None:
+    document = server.admit()
+    nonce = server.challenge()
+    bad = attestation(launch(chip.processor, document, bytes(48)), nonce, server.tee_key)
+    good = attestation(launch(chip.processor, document), nonce, server.tee_key)
+    assert server.guest.post("/kbs/v0/attest", json=bad).status_code == 403
+    assert server.denial(server.guest.post("/kbs/v0/attest", json=good))[0] == "nonce-used"
+
+
+def test_old_evidence_in_a_new_session_is_refused(server, chip) -> None:
+    document = server.admit()
+    old = attestation(launch(chip.processor, document), server.challenge(), server.tee_key)
+    nonce = server.challenge()
+    assert server.denial(server.guest.post("/kbs/v0/attest", json=old))[0] == "nonce-mismatch"
+    nonce = server.challenge()
+    thief = public_jwk(ec.generate_private_key(ec.SECP256R1()))
+    for jwk in (thief, public_jwk(server.tee_key)):
+        stolen = {**old, "runtime-data": {"nonce": nonce, "tee-pubkey": jwk}}
+        assert server.denial(server.guest.post("/kbs/v0/attest", json=stolen))[0] == "report-data-mismatch"
+        nonce = server.challenge()
+
+
+def test_unknown_and_expired_sessions(server, chip) -> None:
+    document = server.admit()
+    message = attestation(launch(chip.processor, document), "x", server.tee_key)
+    with server.client() as stranger:
+        answer = stranger.post("/kbs/v0/attest", json=message)
+        assert answer.status_code == 401
+        assert server.denial(answer)[0] == "session-unknown"
+    nonce = server.challenge()
+    server.clock.offset = timedelta(minutes=6)
+    late = attestation(launch(chip.processor, document), nonce, server.tee_key)
+    assert server.denial(server.guest.post("/kbs/v0/attest", json=late))[0] == "session-unknown"
+
+
+def test_device_evidence_is_refused(server, chip) -> None:
+    document = server.admit()
+    nonce = server.challenge()
+    jwk = public_jwk(server.tee_key)
+    evidence = launch(chip.processor, document).evidence(runtime_digest(jwk, nonce, "{}") + bytes(16))
+    message = {
+        "runtime-data": {"nonce": nonce, "tee-pubkey": jwk},
+        "tee-evidence": {"primary_evidence": to_envelope(evidence), "additional_evidence": "{}"},
+    }
+    code, _ = server.denial(server.guest.post("/kbs/v0/attest", json=message))
+    assert code == "additional-evidence-unsupported"
+
+
+def test_one_flipped_bit_in_the_evidence_is_enough(server, chip) -> None:
+    document = server.admit()
+    for position in (0, 40, 63):
+        nonce = server.challenge()
+        message = attestation(launch(chip.processor, document), nonce, server.tee_key)
+        message["tee-evidence"]["primary_evidence"]["attestation_report"]["chip_id"][position] ^= 1
+        answer = server.guest.post("/kbs/v0/attest", json=message)
+        assert answer.status_code == 403, answer.text
+        assert server.guest.get(SECRET).status_code == 401
+
+
+def test_expired_statement_stops_attestation_and_release(server, chip) -> None:
+    document = server.admit()
+    answer = server.attest(chip, document)
+    bearer = {"Authorization": f"Bearer {answer.json()['token']}"}
+    server.clock.offset = timedelta(days=31)
+    assert server.denial(server.attest(chip, document))[0] == "reference-expired"
+    with server.client() as stranger:
+        refused = stranger.get(SECRET, headers=bearer)
+    assert refused.status_code == 401
+    assert server.denial(refused)[0] == "token-expired"
+
+
+def test_statement_that_ends_while_a_token_lives(server, chip) -> None:
+    from kokon.provisioning.release import check_release
+    from kokon.provisioning.workload import Workload
+
+    server.admit()
+    workload: Workload = server.service._snapshot()["clinic"]
+    from kokon.errors import StaleError
+
+    with pytest.raises(StaleError) as caught:
+        check_release(workload, workload.host_data.hex(), workload.resources[0], workload.not_after)
+    assert caught.value.code == "reference-expired"
+
+
+def test_release_is_bound_to_the_workload(server, chip) -> None:
+    document = server.admit()
+    server.admin.put("other/secret/db-password", b"not yours")
+    assert server.attest(chip, document).status_code == 200
+    for path, code in (
+        ("other/secret/db-password", "resource-not-granted"),
+        ("clinic/secret/unknown", "resource-not-granted"),
+        ("clinic/secret", "resource-path"),
+        ("clinic/secret/..%2f", "resource-path"),
+    ):
+        answer = server.guest.get(f"/kbs/v0/resource/{path}")
+        assert (answer.status_code, server.denial(answer)[0]) == (403, code), answer.text
+    server.admin.delete("clinic/secret/db-password")
+    answer = server.guest.get(SECRET)
+    assert answer.status_code == 404
+    assert server.denial(answer)[0] == "resource-unknown"
+
+
+def test_withdrawn_and_replaced_workloads_get_nothing(server, chip) -> None:
+    document = server.admit()
+    assert server.attest(chip, document).status_code == 200
+    server.admit(document={"port": 9090})
+    answer = server.guest.get(SECRET)
+    assert answer.status_code == 403
+    assert server.denial(answer)[0] == "workload-withdrawn"
+    server.admin.withdraw("clinic")
+    assert server.denial(server.guest.get(SECRET))[0] == "workload-withdrawn"
+    assert server.denial(server.attest(chip, document))[0] == "workload-unknown"
+    assert server.admin.workloads() == []
+    for call in (server.admin.withdraw, server.admin.log_token):
+        with pytest.raises(DeniedError) as caught:
+            call("clinic")
+        assert caught.value.code == "workload-not-found"
+
+
+def test_bad_tokens(server) -> None:
+    server.admit()
+    for headers, code in (
+        ({}, "token-missing"),
+        ({"Authorization": "Basic abc"}, "token-missing"),
+        ({"Authorization": "Bearer abc"}, "token-malformed"),
+        ({"Authorization": "Bearer a.b.c"}, "token-signature"),
+        ({"Authorization": f"Bearer {server.keys.admin_token}"}, "token-malformed"),
+    ):
+        answer = server.guest.get(SECRET, headers=headers)
+        assert answer.status_code == 401
+        assert server.denial(answer)[0] == code
+    answer = server.guest.post("/kokon/v1/events", json={"code": "a"})
+    assert answer.status_code == 401
+    assert server.denial(answer)[0] == "token-missing"
+
+
+def test_malformed_messages(server, chip) -> None:
+    document = server.admit()
+    for body, code in (
+        (b"{", "json-malformed"),
+        (b"{}", "field-missing"),
+        (json.dumps({"version": "0.1.0", "tee": "snp", "extra-params": ""}).encode(), "protocol-version"),
+    ):
+        answer = server.guest.post("/kbs/v0/auth", content=body)
+        assert (answer.status_code, answer.json()["detail"]) == (400, code)
+        assert answer.json()["type"] == ERROR_PREFIX + "SerdeError"
+    server.challenge()
+    answer = server.guest.post("/kbs/v0/attest", content=b"{}")
+    assert server.denial(answer)[0] == "field-missing"
+    token = server.attest(chip, document).json()["token"]
+    bearer = {"Authorization": f"Bearer {token}"}
+    for event in ({"code": "a", "text": "x" * 501}, {"code": "a", "more": 1}, {"code": "\ud800"}):
+        answer = server.guest.post("/kokon/v1/events", content=json.dumps(event).encode(), headers=bearer)
+        assert answer.status_code == 400, answer.text
+
+
+def test_body_limits(server) -> None:
+    for path, size in (("/kbs/v0/auth", 65 << 10), ("/kbs/v0/attest", (1 << 20) + 1), ("/kokon/v1/events", 65 << 10)):
+        answer = server.guest.post(path, content=b"x" * size)
+        assert answer.status_code == 413, path
+        assert answer.json()["detail"] == "body-too-large"
+        chunked = server.guest.post(path, content=iter([b"x" * size]))
+        assert chunked.status_code == 413
+    with pytest.raises(Exception, match="too large") as caught:
+        server.admin.put("a/b/c", bytes((1 << 20) + 1))
+    assert caught.value.code == "body-too-large"
+    with pytest.raises(Exception, match="empty") as caught:
+        server.admin.put("a/b/c", b"")
+    assert caught.value.code == "resource-size"
+    assert server.admin.put("a/b/c", bytes(1 << 20)) == 1
+
+
+def test_a_body_that_never_ends_is_given_up(server, monkeypatch) -> None:
+    import socket
+
+    from kokon.provisioning import app
+    from kokon.provisioning.tls import client_context
+
+    assert BODY_SECONDS == 30
+    monkeypatch.setattr(app, "BODY_SECONDS", 0.2)
+    host, port = server.url.removeprefix("https://").split(":")
+    context = client_context(server.certificate)
+    with (
+        socket.create_connection((host, int(port)), timeout=5) as plain,
+        context.wrap_socket(plain, server_hostname=host) as secure,
+    ):
+        assert secure.version() == "TLSv1.3"
+        secure.sendall(b"POST /kbs/v0/auth HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+        answer = secure.recv(4096)
+        while b"body" not in answer:
+            answer += secure.recv(4096)
+    assert b" 400 " in answer.split(b"\r\n")[0]
+    code = "body-incomplete"
+    assert code.encode() in answer
+
+
+def test_unknown_paths_have_error_documents(server) -> None:
+    answer = server.guest.get("/kbs/v0/nothing")
+    assert answer.status_code == 404
+    assert answer.json()["type"] == ERROR_PREFIX + "PluginNotFound"
+    assert server.guest.put("/kbs/v0/auth").status_code == 405
+    assert server.guest.get("/nothing").json()["error"]["code"] == "no-such-path"
+    assert server.guest.get("/healthz").status_code == 200
+    assert server.guest.get("/kokon/v1/owner-key").json()["jwk"]["crv"] == "P-256"
+
+
+def test_admin_needs_the_token(server) -> None:
+    calls = (
+        ("POST", "/kbs/v0/resource/a/b/c"),
+        ("DELETE", "/kbs/v0/resource/a/b/c"),
+        ("GET", "/kokon/v1/resources"),
+        ("GET", "/kokon/v1/workloads"),
+        ("POST", "/kokon/v1/workloads"),
+        ("DELETE", "/kokon/v1/workloads/clinic"),
+        ("POST", "/kokon/v1/workloads/clinic/log-token"),
+        ("GET", "/kokon/v1/log"),
+        ("GET", "/kokon/v1/denials/x"),
+    )
+    for method, path in calls:
+        for headers in ({}, {"Authorization": "Bearer wrong"}):
+            answer = server.guest.request(method, path, headers=headers)
+            assert answer.status_code == 401, path
+            assert answer.json()["error"]["code"] == "admin-token"
+    assert [entry["event"] for entry in server.events()].count("admin-denied") == 2 * len(calls)
+
+
+def test_admin_errors_are_told_in_full(server) -> None:
+    with pytest.raises(DeniedError) as caught:
+        server.admin.delete("a/b/c")
+    assert caught.value.code == "resource-unknown"
+    with pytest.raises(DeniedError) as caught:
+        server.admin.denial("nothing")
+    assert caught.value.code == "denial-unknown"
+    with pytest.raises(Exception, match="three plain segments") as error:
+        server.admin.put("a/b", b"x")
+    assert error.value.code == "resource-path"
+    answer = server.guest.get(
+        "/kokon/v1/log", params={"after": "x"}, headers={"Authorization": f"Bearer {server.keys.admin_token}"}
+    )
+    assert answer.json()["error"]["code"] == "query-malformed"
+
+
+def test_refused_admission_is_logged_and_keeps_nothing(server) -> None:
+    request = server.author.request(signer=ec.generate_private_key(ec.SECP256R1()))
+    with pytest.raises(UntrustedError) as caught:
+        server.admin.admit(request)
+    assert caught.value.code == "image-author-unknown"
+    assert server.admin.workloads() == []
+    assert server.admin.resources() == []
+    assert server.events()[-1]["code"] == "image-author-unknown"
+
+
+def test_generated_keys_survive_admission_again(server, chip) -> None:
+    server.admit()
+    before = {one["resource"]: one["version"] for one in server.admin.resources()}
+    answer = server.admin.admit(server.author.request(document={"port": 8081}))
+    assert answer["generated"] == []
+    assert answer["replaced"]
+    assert {one["resource"]: one["version"] for one in server.admin.resources()} == before
+
+
+def test_key_id_of_another_image_and_twin_workloads(server) -> None:
+    server.admit()
+    server.author.kek = bytes(32)
+    with pytest.raises(UntrustedError) as caught:
+        server.admin.admit(server.author.request(document={"port": 8081}))
+    assert caught.value.code == "kek-conflict"
+    server.author.kek = KEK
+    workload = server.service._snapshot()["clinic"]
+    from dataclasses import replace
+
+    twin = replace(workload, name="twin")
+    server.service._workloads["twin"] = twin
+    with pytest.raises(Exception, match="another workload") as error:
+        server.admin.admit(server.author.request())
+    assert error.value.code == "workload-duplicate"
+
+
+def test_log_is_paged_and_verified(server, monkeypatch) -> None:
+    from kokon.provisioning import service as module
+
+    monkeypatch.setattr(module, "LOG_PAGE", 3)
+    for number in range(8):
+        server.admin.put("a/b/c", str(number).encode())
+    entries, head = server.admin.log()
+    assert head.sequence == len(entries) == 9
+    tail, again = server.admin.log(verify_chain(entries[:5]))
+    assert (tail, again) == (entries[5:], head)
+
+
+def test_a_server_that_lies_about_its_log_is_caught(server, monkeypatch) -> None:
+    server.admin.put("a/b/c", b"1")
+    entries, head = server.store.entries(0, 10)
+    from kokon.provisioning.log import Head
+
+    for lie in ((entries[:1], head), (entries[1:], head), (entries, Head(2, "0" * 64))):
+        monkeypatch.setattr(server.store, "entries", lambda *_, lie=lie: lie if not _[0] else ([], lie[1]))
+        with pytest.raises(UntrustedError) as caught:
+            server.admin.log()
+        assert caught.value.code == "log-broken"
+
+
+def test_a_full_disk_answers_503_and_releases_nothing(server, chip) -> None:
+    document = server.admit()
+    server.attest(chip, document)
+    database = server.store._database
+    with server.store._lock:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        pages = database.execute("PRAGMA page_count").fetchone()[0]
+        database.execute(f"PRAGMA max_page_count={pages}")
+    statuses = set()
+    for _ in range(40):
+        answer = server.guest.get(SECRET)
+        statuses.add(answer.status_code)
+        if answer.status_code == 503:
+            assert answer.headers["retry-after"]
+            assert answer.json()["detail"] == "disk-full"
+            break
+    assert 503 in statuses
+    database.execute("PRAGMA max_page_count=100000")
+    assert server.guest.get(SECRET).status_code == 200
+
+
+def test_measurement_of_the_real_kind_does_not_admit_a_simulated_enclave(server, chip) -> None:
+    from kokon.image.statement import ReferenceEntry
+
+    reference = (ReferenceEntry("snp", 1, "EPYC-v4", MEASUREMENT),)
+    document = server.admit(statement={"reference": reference})
+    assert server.denial(server.attest(chip, document))[0] == "measurement-unknown"
+
+
+def test_the_agent_of_the_guest_is_a_client(server, chip) -> None:
+    from kokon.guest.agent.kbs import Connection, KeyBroker
+    from kokon.launch.document import Provisioning
+
+    document = server.admit()
+    guest = launch(chip.processor, document)
+    where = Provisioning(server.url, server.certificate)
+    connection = Connection(where, lambda host, port: (host, port))
+    broker = KeyBroker(connection, guest.evidence, document.decode())
+    broker.attest()
+    assert broker.resource("kbs:///clinic/secret/db-password") == b"correct horse"
+    assert broker.resource("kbs:///default/kek/0123456789abcdef") == KEK
+    assert broker.report("layer-digest-mismatch", "the registry lies")
+    with pytest.raises(DeniedError) as caught:
+        broker.resource("kbs:///other/secret/x")
+    assert caught.value.found == "resource-not-granted"
+    assert server.events()[-2]["text"] == "the registry lies"
+    foreign = KeyBroker(connection, launch(chip.processor, document, bytes(48)).evidence, document.decode())
+    with pytest.raises(DeniedError) as denied:
+        foreign.attest()
+    assert denied.value.found == "measurement-unknown"
+    assert server.events()[-1]["denial"] in (denied.value.hint or "")
+    assert server.events()[-1]["workload"] == "clinic"
+    connection.close()
+
+
+def test_evidence_of_hostile_shape(server, chip) -> None:
+    document = server.admit()
+    for evidence in (None, [], {"attestation_report": {}}, {"attestation_report": 1, "cert_chain": None}):
+        nonce = server.challenge()
+        message = attestation(launch(chip.processor, document), nonce, server.tee_key)
+        message["tee-evidence"]["primary_evidence"] = evidence
+        answer = server.guest.post("/kbs/v0/attest", json=message)
+        assert answer.status_code == 403
+        assert server.denial(answer)[0].startswith("field-")
+
+
+def test_a_bug_answers_without_details(server, monkeypatch) -> None:
+    def broken(_: bytes) -> tuple[str, str]:
+        raise RuntimeError("geheim")
+
+    monkeypatch.setattr(server.service, "auth", broken)
+    answer = server.guest.post("/kbs/v0/auth", content=b"{}")
+    assert answer.status_code == 500
+    assert answer.json()["detail"] == "internal"
+    assert "geheim" not in answer.text
+
+
+def test_log_token_that_was_deleted(server) -> None:
+    server.admit()
+    server.admin.delete("clinic/log/token")
+    with pytest.raises(DeniedError) as caught:
+        server.admin.log_token("clinic")
+    assert caught.value.code == "resource-unknown"
+    assert server.admin.owner_key()["jwk"]["kty"] == "EC"
