@@ -1,0 +1,227 @@
+"""The SNP attestation report: 1184 bytes to fields and back. No cryptography, no I/O.
+
+Layout: AMD SEV-SNP firmware ABI (document 56860), table ATTESTATION_REPORT; all integers little-endian. Versions 2 to
+5 are known.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kokon.errors import MalformedError
+
+REPORT_SIZE = 0x4A0
+SIGNED_SIZE = 0x2A0
+SIGNATURE_SCALAR = 72
+VERSIONS = range(2, 6)
+ECDSA_P384_SHA384 = 1
+
+POLICY_SMT = 1 << 16
+POLICY_RESERVED_ONE = 1 << 17
+POLICY_MIGRATE_MA = 1 << 18
+POLICY_DEBUG = 1 << 19
+
+VCEK = 0
+VLEK = 1
+
+_HEAD = struct.Struct("<IIQ16s16sII8sQI4s64s48s32s48s48s32s32s8s3s21s64s8s3sx3sx8sQQ")
+_NAMES = (
+    "version",
+    "guest_svn",
+    "policy",
+    "family_id",
+    "image_id",
+    "vmpl",
+    "signature_algorithm",
+    "current_tcb",
+    "platform_info",
+    "key_info",
+    None,
+    "report_data",
+    "measurement",
+    "host_data",
+    "id_key_digest",
+    "author_key_digest",
+    "report_id",
+    "report_id_ma",
+    "reported_tcb",
+    "cpuid",
+    None,
+    "chip_id",
+    "committed_tcb",
+    "current_version",
+    "committed_version",
+    "launch_tcb",
+    "launch_mitigations",
+    "current_mitigations",
+)
+_TCBS = ("current_tcb", "reported_tcb", "committed_tcb", "launch_tcb")
+_TURIN = ("fmc", "bootloader", "tee", "snp", None, None, None, "microcode")
+_MILAN = ("bootloader", "tee", None, None, None, None, "snp", "microcode")
+TURIN_FAMILY = 0x1A
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All fields of a report, named as in the ABI. TCB versions are the 8 raw bytes: see `tcb_components`.
+
+    `cpuid` is (family, model, stepping), zeros before version 3; `current_version` and `committed_version` are
+    (build, minor, major) of the firmware; the mitigation vectors are zero before version 5; `signature` is R then S,
+    little-endian, 72 bytes each.
+    """
+
+    version: int
+    guest_svn: int
+    policy: int
+    family_id: bytes
+    image_id: bytes
+    vmpl: int
+    signature_algorithm: int
+    current_tcb: bytes
+    platform_info: int
+    key_info: int
+    report_data: bytes
+    measurement: bytes
+    host_data: bytes
+    id_key_digest: bytes
+    author_key_digest: bytes
+    report_id: bytes
+    report_id_ma: bytes
+    reported_tcb: bytes
+    cpuid: tuple[int, int, int]
+    chip_id: bytes
+    committed_tcb: bytes
+    current_version: tuple[int, int, int]
+    committed_version: tuple[int, int, int]
+    launch_tcb: bytes
+    launch_mitigations: int
+    current_mitigations: int
+    signature: bytes
+
+    @property
+    def debug(self) -> bool:
+        """POLICY bit 19: the hypervisor may read the guest's memory."""
+        return bool(self.policy & POLICY_DEBUG)
+
+    @property
+    def migratable(self) -> bool:
+        """POLICY bit 18: a migration agent may move the guest."""
+        return bool(self.policy & POLICY_MIGRATE_MA)
+
+    @property
+    def author_key_enabled(self) -> bool:
+        """KEY_INFO bit 0."""
+        return bool(self.key_info & 1)
+
+    @property
+    def chip_key_masked(self) -> bool:
+        """KEY_INFO bit 1: the firmware was told not to sign."""
+        return bool(self.key_info & 2)
+
+    @property
+    def signing_key(self) -> int:
+        """KEY_INFO bits 4 to 2: 0 VCEK, 1 VLEK, 7 none."""
+        return self.key_info >> 2 & 7
+
+    @property
+    def r(self) -> int:
+        """First half of the ECDSA signature as an integer."""
+        return int.from_bytes(self.signature[:SIGNATURE_SCALAR], "little")
+
+    @property
+    def s(self) -> int:
+        """Second half of the ECDSA signature as an integer."""
+        return int.from_bytes(self.signature[SIGNATURE_SCALAR:], "little")
+
+    def tcb(self, raw: bytes) -> dict[str, int]:
+        """Components of one of this report's TCB versions, laid out by its CPU family (version 2: Milan's layout)."""
+        return tcb_components(raw, turin=self.cpuid[0] == TURIN_FAMILY)
+
+
+def _zero(data: bytes, what: str) -> None:
+    if any(data):
+        raise MalformedError(
+            "report-reserved", f"{what} of the report is not zero", expected="zeros", found=data.hex()[:64]
+        )
+
+
+def parse_report(raw: bytes) -> Report:
+    """The report in exactly 1184 bytes.
+
+    Raises `MalformedError`: `report-size`, `report-version`, `report-reserved` (a reserved byte is set, so either the
+    report is broken or says something that this code does not understand).
+    """
+    if len(raw) != REPORT_SIZE:
+        raise MalformedError(
+            "report-size", "the SNP report has a wrong size", expected=f"{REPORT_SIZE} bytes", found=len(raw)
+        )
+    values = _HEAD.unpack_from(raw)
+    version, key_info, cpuid = values[0], values[9], values[19]
+    if version not in VERSIONS:
+        raise MalformedError("report-version", "unknown version of the SNP report", expected="2 to 5", found=version)
+    _zero(raw[0x4C:0x50] + raw[0x18B:0x1A0] + raw[0x1EB:0x1EC] + raw[0x1EF:0x1F0], "a reserved field")
+    _zero(raw[_HEAD.size : SIGNED_SIZE], "the reserved end of the signed part")
+    _zero(raw[SIGNED_SIZE + 2 * SIGNATURE_SCALAR :], "the part after the signature")
+    _zero((key_info >> 5).to_bytes(4, "little"), "the key information")
+    if version < 3:
+        _zero(cpuid, "the CPUID field of a version 2 report")
+    if version < 5:
+        _zero(raw[0x1F8:0x208], "the mitigation vectors before version 5")
+    members: dict[str, Any] = {name: value for name, value in zip(_NAMES, values, strict=True) if name is not None}
+    for name in _TCBS:
+        tcb_components(members[name], turin=version >= 3 and cpuid[0] == TURIN_FAMILY)
+    for name in ("cpuid", "current_version", "committed_version"):
+        members[name] = tuple(members[name])
+    return Report(**members, signature=raw[SIGNED_SIZE : SIGNED_SIZE + 2 * SIGNATURE_SCALAR])
+
+
+def encode_report(report: Report) -> bytes:
+    """The 1184 bytes of a report; inverse of `parse_report`. Raises `MalformedError` (`report-field`)."""
+    values: list[Any] = []
+    try:
+        for name in _NAMES:
+            value = b"" if name is None else getattr(report, name)
+            values.append(bytes(value) if isinstance(value, tuple) else value)
+        head = _HEAD.pack(*values)
+    except (struct.error, ValueError, TypeError) as error:
+        raise MalformedError("report-field", "a field does not fit into the SNP report", found=error) from error
+    raw = (head.ljust(SIGNED_SIZE, b"\0") + report.signature).ljust(REPORT_SIZE, b"\0")
+    if parse_report(raw) != report:
+        raise MalformedError("report-field", "a field of the SNP report has a wrong size")
+    return raw
+
+
+def tcb_components(raw: bytes, *, turin: bool) -> dict[str, int]:
+    """Components of an 8-byte TCB_VERSION by name: bootloader, tee, snp, microcode, and fmc on Turin.
+
+    Raises `MalformedError` (`report-reserved`) if a byte that has no meaning is set.
+    """
+    layout = _TURIN if turin else _MILAN
+    _zero(bytes(value for name, value in zip(layout, raw, strict=True) if name is None), "a TCB version")
+    return {name: value for name, value in zip(layout, raw, strict=True) if name is not None}
+
+
+def tcb_bytes(components: Mapping[str, int], *, turin: bool) -> bytes:
+    """The 8 bytes of a TCB_VERSION; inverse of `tcb_components`."""
+    layout = _TURIN if turin else _MILAN
+    return bytes(0 if name is None else components[name] for name in layout)
+
+
+def product_of(report: Report) -> str | None:
+    """Product line by the CPUID that a report of version 3 or later carries; None for version 2, "" if unknown.
+
+    Family 0 is ours: no such CPU exists, the simulated processor uses it (docs/LIMITATIONS).
+    """
+    family, model, _stepping = report.cpuid
+    if report.version < 3:
+        return None
+    if family == 0x19:
+        if model <= 0x0F:
+            return "Milan"
+        return "Genoa" if model <= 0x1F or 0xA0 <= model <= 0xAF else ""
+    if family == TURIN_FAMILY and model <= 0x11:
+        return "Turin"
+    return "Simulated" if report.cpuid == (0, 0, 0) else ""
