@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from kokon.host.state import Directory, Record
 from kokon.host.status import StatusReader
 
 DEBUG = 1 << 19  # SEV-SNP guest policy, bit 19
+_DENIAL = re.compile(r"(?:explain|id) ([0-9a-f]{8,})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,12 @@ def play(target: Target, done: Callable[[Outcome], None], attacks: Sequence[Atta
 
 def _outcome(target: Target, name: str, error: KokonError | None, phases: tuple[str, ...], since: int) -> Outcome:
     entries = target.owner.log()[since:]
-    released = tuple(str(entry.get("resource")) for entry in entries if entry.get("event") == "resource-released")
-    code = error.code if error else None
+    released = tuple(str(entry.get("resource")) for entry in entries if entry["event"] == "resource-released")
+    if error is None:
+        return Outcome(name, None, "it was not refused", phases, released, logged=False)
+    denial = _DENIAL.search(f"{error.hint} {error.message}")
+    # The server tells a guest no more than a code and an id; the reason is in the owner's log under that id.
+    code = str(error.found) if error.code == "provisioning-denied" else error.code
+    reason = target.owner.reason(denial[1]) if denial else error.message
     logged = any(entry.get("code") == code for entry in entries)
-    return Outcome(name, code, error.message if error else "it was not refused", phases, released, logged)
+    return Outcome(name, code, reason, phases, released, logged)

@@ -27,5 +27,17 @@ class Owner:
         answer, error = run_kokon(["log"], home=self.home)
         if error is not None:
             raise error
-        entries = answer["entries"]
-        return [{**entry, **entry.get("details", {})} for entry in entries]
+        return list(answer["entries"])
+
+    def reason(self, denial: str) -> str:
+        """The failed checks behind a denial, in one line."""
+        answer, error = run_kokon(["explain", denial], home=self.home)
+        if error is not None:
+            raise error
+        failed = [check for check in answer["checks"] if check["outcome"] == "failed"]
+        reasons = [f"{c['name']}: expected {_short(c.get('expected'))}, found {_short(c.get('found'))}" for c in failed]
+        return "; ".join(reasons) or str(answer["message"])
+
+
+def _short(text: object) -> str:
+    return str(text)[:20] + ("…" if len(str(text)) > 20 else "")

@@ -94,9 +94,10 @@ def author_and_owner(scene: Scene) -> None:
     stage.run("keygen", author / "author.key", home=author, show=["keygen", "author.key"])
     reference = f"{scene.registry.url}/clinic:1"
     sealed = stage.run(
-        "seal", f"oci:{scene.work / 'image'}", f"docker://{reference}", "--key", author / "author.key",
+        "seal", f"oci:{scene.work / 'image'}", f"docker://{reference}", "--key", author / "author.key", "--author", "Clinic Software Ltd",
         "--owner", ready["owner_key"], "--guest", scene.guest.directory, home=author,
-        show=["seal", "oci:image", f"docker://{reference}", "--key", "author.key", "--owner", "owner-key.jwk"],
+        show=["seal", "oci:image", f"docker://{reference}", "--key", "author.key", "--owner", "owner-key.jwk",
+              "--author", "Clinic Software Ltd"],
     )  # fmt: skip
     scene.digest = sealed["digest"]
     stage.done(f"each layer encrypted, manifest signed, identity statement attached: {scene.digest[:19]}…")
@@ -151,13 +152,15 @@ def user(scene: Scene) -> None:
     checked = stage.run("verify", scene.url, home=home)
     for step in checked["steps"]:
         stage.done(step["title"], step["outcome"] == "passed")
-        stage.text(", ".join(f"{name} {str(fact)[:24]}" for name, fact in step["facts"].items()))
+        stage.text(", ".join(f"{name} {str(fact)[:24]}" for name, fact in step["facts"].items() if fact))
     answer = visit(scene.url, home, texts["environment secret"], texts["request"])
     if texts["answer"] not in answer["finding"]:
         raise UntrustedError("demo-wrong-answer", "the clinic's answer is not the record", found=sorted(answer))
     stage.done(f"GET /patients/1 over the attested channel: {answer['name']}, born {answer['born']}")
-    logs = stage.run("logs", scene.url, "--author", scene.work / "author" / "author.key.pub", "--accept-simulated",
-                     fingerprint(scene.home / "processor"), home=scene.party("owner"), show=["logs", scene.url])  # fmt: skip
+    logs = stage.run(
+        "logs", scene.url, "--author", scene.work / "author" / "author.key.pub", "--accept-simulated",
+        fingerprint(scene.home / "processor"), home=scene.party("owner"), show=["logs", scene.url],
+    )  # fmt: skip
     seen = texts["log"] in str(logs)
     stage.done("the owner, and only the owner, reads the application's log over the same channel", seen)
 
@@ -167,7 +170,7 @@ def what_the_cloud_saw(scene: Scene, captured: bool, leak: str | None) -> None:
     stage = scene.stage
     stage.heading("what the cloud saw", "all that the host holds is searched for what was planted")
     record = read_record(Directory(scene.home, "clinic"))
-    machine, processor = record.machine, record.processor
+    machine, processor = (record.machine, record.processor) if record else (None, None)
     if machine is None or processor is None or scene.registry is None:
         raise HostError("demo-not-running", "the confidential container is not running any more")
     directory = Directory(scene.home, "clinic").path
