@@ -94,8 +94,8 @@ def author_and_owner(scene: Scene) -> None:
     stage.run("keygen", author / "author.key", home=author, show=["keygen", "author.key"])
     reference = f"{scene.registry.url}/clinic:1"
     sealed = stage.run(
-        "seal", f"oci:{scene.work / 'image'}", f"docker://{reference}", "--key", author / "author.key", "--author", "Clinic Software Ltd",
-        "--owner", ready["owner_key"], "--guest", scene.guest.directory, home=author,
+        "seal", f"oci:{scene.work / 'image'}", f"docker://{reference}", "--key", author / "author.key",
+        "--author", "Clinic Software Ltd", "--owner", ready["owner_key"], "--guest", scene.guest.directory, home=author,
         show=["seal", "oci:image", f"docker://{reference}", "--key", "author.key", "--owner", "owner-key.jwk",
               "--author", "Clinic Software Ltd"],
     )  # fmt: skip

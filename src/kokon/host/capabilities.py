@@ -52,8 +52,6 @@ class Program:
 
 PROGRAMS = (
     Program(PROGRAM, "qemu-system-x86", "runs guests", needed=True),
-    Program("mkfs.erofs", "erofs-utils", "kokon guest build"),
-    Program("veritysetup", "cryptsetup-bin", "kokon guest build"),
     Program("dpkg-deb", "dpkg", "kokon guest build"),
     Program("apt-get", "apt", "kokon guest build"),
     Program("docker-registry", "docker-registry", "make demo"),

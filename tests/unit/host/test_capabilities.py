@@ -91,7 +91,7 @@ def test_every_missing_program_says_how_to_get_it() -> None:
     findings = programs(PROGRAMS, lambda _: None)
     assert [finding.name for finding in findings if finding.needed] == ["qemu-system-x86_64"]
     assert all("sudo apt-get install" in (finding.hint or "") for finding in findings)
-    assert programs(PROGRAMS[1:2], lambda name: f"/bin/{name}")[0].seen == "/bin/mkfs.erofs"
+    assert programs(PROGRAMS[1:2], lambda name: f"/bin/{name}")[0].seen == "/bin/dpkg-deb"
     assert "QEMU" in programs(PROGRAMS[:1], lambda name: f"/bin/{name}")[0].seen
 
 
