@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,35 +12,57 @@ from pathlib import Path
 ETH_P_ALL = 3
 BUFFER = 64 << 20
 SO_RCVBUFFORCE = 33
+SOL_PACKET = 263
+PACKET_STATISTICS = 6
 
 
-@contextlib.contextmanager
-def loopback(path: Path) -> Iterator[bool]:
-    """Write all frames of the loopback interface to `path` while the context lasts; yields whether that is possible."""
-    try:
-        tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-    except PermissionError:
-        yield False
-        return
-    with tap, path.open("wb") as file:
+class Capture:
+    """Writes all frames of the loopback interface to a file from `start` to `stop`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.possible = False
+        self.lost = 0
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin, where this process may; `possible` says whether."""
+        try:
+            tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        except PermissionError:
+            return
         with contextlib.suppress(OSError):
             tap.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
         tap.bind(("lo", 0))
         tap.settimeout(0.2)
-        done = threading.Event()
+        self.possible = True
+        self._thread = threading.Thread(target=self._record, args=(tap,), daemon=True)
+        self._thread.start()
 
-        def record() -> None:
+    def _record(self, tap: socket.socket) -> None:
+        with tap, self.path.open("wb") as file:
             while True:
                 try:
                     file.write(tap.recv(1 << 17))
                 except TimeoutError:
-                    if done.is_set():
-                        return
+                    if self._done.is_set():
+                        break
+            self.lost = struct.unpack("II", tap.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
 
-        thread = threading.Thread(target=record, daemon=True)
-        thread.start()
-        try:
-            yield True
-        finally:
-            done.set()
-            thread.join(10)
+    def stop(self) -> None:
+        """Wait until the interface has been quiet for a moment, and close the file."""
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join(30)
+
+
+@contextlib.contextmanager
+def loopback(path: Path) -> Iterator[Capture]:
+    """A capture that runs while the context lasts, or until it is stopped."""
+    capture = Capture(path)
+    capture.start()
+    try:
+        yield capture
+    finally:
+        capture.stop()

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from kokon.demo import attacks, plain
 from kokon.demo.canaries import KINDS, Canaries, Finding, Search, plant
-from kokon.demo.capture import loopback
+from kokon.demo.capture import Capture, loopback
 from kokon.demo.clinic.image import build_image
 from kokon.demo.cloud import PLACES, Holdings, descendants, describe, leaks, search
 from kokon.demo.owner import Owner
@@ -69,11 +69,11 @@ def tell(home: Path, guest: GuestImage, *, leak: str | None = None) -> dict[str,
     scene.stage.bold("Kokon: a clinic moves to a cloud that must not see its patients")
     try:
         author_and_owner(scene)
-        with loopback(work / "network.capture") as captured:
+        with loopback(work / "network.capture") as capture:
             host(scene)
             user(scene)
-            what_the_cloud_saw(scene, captured, leak)
-            the_same_without(scene)
+        what_the_cloud_saw(scene, capture, leak)
+        the_same_without(scene)
         show_table(scene)
         play_attacks(scene)
     finally:
@@ -165,7 +165,7 @@ def user(scene: Scene) -> None:
     stage.done("the owner, and only the owner, reads the application's log over the same channel", seen)
 
 
-def what_the_cloud_saw(scene: Scene, captured: bool, leak: str | None) -> None:
+def what_the_cloud_saw(scene: Scene, capture: Capture, leak: str | None) -> None:
     """Search all that the host holds of the running confidential container."""
     stage = scene.stage
     stage.heading("what the cloud saw", "all that the host holds is searched for what was planted")
@@ -176,7 +176,7 @@ def what_the_cloud_saw(scene: Scene, captured: bool, leak: str | None) -> None:
     directory = Directory(scene.home, "clinic").path
     if leak is not None:
         (directory / "leak").write_text(scene.canaries.texts[leak])
-    network = [scene.work / "guest.pcap"] + ([scene.work / "network.capture"] if captured else [])
+    network = [scene.work / "guest.pcap"] + ([capture.path] if capture.possible else [])
     processes = descendants([machine.pid, processor.pid, scene.registry.process.pid])
     holdings = Holdings(
         registry=scene.work / "registry" / "storage",
@@ -188,7 +188,9 @@ def what_the_cloud_saw(scene: Scene, captured: bool, leak: str | None) -> None:
     )
     with stage.working("searching"):
         scene.confidential = search(holdings, Search(scene.canaries))
-    if not captured:
+    if capture.lost:
+        stage.done(f"{capture.lost} packets of the loopback interface were lost, so they were not searched", False)
+    if not capture.possible:
         stage.done("the loopback interface was not recorded (that needs root); the guest's own network was", False)
 
 
@@ -199,12 +201,13 @@ def the_same_without(scene: Scene) -> None:
     finder = Search(scene.canaries)
     try:
         with (
-            loopback(work / "network.capture"),
+            loopback(work / "network.capture") as capture,
             plain.running(
                 scene.work / "image", work, texts["environment secret"], texts["file secret"], work / "network.capture"
             ) as container,
         ):
             visit_plain(container.url, texts["environment secret"], texts["request"])
+            capture.stop()
             scene.ordinary = search(container.holdings, finder)
     except HostError as error:
         scene.stage.done(f"the ordinary container could not be run: {error}", False)

@@ -96,12 +96,23 @@ def test_found_in_memory_of_a_process() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="CAPTURING THE LOOPBACK INTERFACE NEEDS ROOT")
 def test_found_on_the_wire(tmp_path: Path) -> None:
     path = tmp_path / "lo"
-    with loopback(path) as possible, socket.create_server(("127.0.0.1", 0)) as server:
-        assert possible
+    with loopback(path) as capture, socket.create_server(("127.0.0.1", 0)) as server:
+        assert capture.possible
         with socket.create_connection(server.getsockname()) as client:
             client.sendall(CANARIES.texts["answer"].encode())
             server.accept()[0].close()
     assert search_tree(SEARCH, [path]).kinds == {"answer"}
+    assert capture.lost == 0
+
+
+def test_no_capture_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_arguments: int) -> socket.socket:
+        raise PermissionError
+
+    monkeypatch.setattr(socket, "socket", refused)
+    with loopback(tmp_path / "lo") as capture:
+        assert not capture.possible
+    assert not (tmp_path / "lo").exists()
 
 
 def test_forms_are_distinct() -> None:

@@ -10,8 +10,6 @@ import pytest
 
 from kokon.demo.canaries import plant
 from kokon.demo.clinic.image import build_image
-from kokon.errors import InternalError
-from kokon.guest.build.record import Record, write_record
 
 CACHE = Path(os.environ.get("KOKON_HOME") or Path.home() / ".local/share/kokon") / "cache"
 
@@ -32,10 +30,3 @@ def test_image_carries_its_canaries(tmp_path: Path) -> None:
     assert canaries.stem.encode() not in runtime
     present = {kind for kind, text in canaries.texts.items() if text.encode() in clinic}
     assert present == {"program", "data"}, "the log's and the answer's canaries exist only when the service runs"
-
-
-def test_other_packages_are_refused(tmp_path: Path) -> None:
-    write_record(Record("0" * 64, ()), tmp_path / "packages.json")
-    with pytest.raises(InternalError) as caught:
-        build_image(plant(), tmp_path, tmp_path / "image")
-    assert caught.value.code == "demo-package-missing"

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from kokon.demo.canaries import Canaries
-from kokon.errors import InternalError
 from kokon.guest.build.deb import unpack_packages
-from kokon.guest.build.record import RECORD, Record, Store, read_record
+from kokon.guest.build.packages import download, update
+from kokon.guest.build.record import Package, Record, Store, read_record, write_record
 from kokon.guest.build.tools import Tools
 
 PACKAGES = (
@@ -48,25 +48,24 @@ PATIENTS = (("Ada Example", "1815-12-10"), ("Bertha Sample", "1849-05-03"), ("Ca
 
 
 def build_image(canaries: Canaries, cache: Path, target: Path) -> None:
-    """Write the clinic's image to the OCI layout `target`, from the guest image's packages in `cache`.
+    """Write the clinic's image to the OCI layout `target`, from Debian packages that are kept in `cache`.
 
-    The layer with Python is kept in `cache`. Raises `InternalError` (`demo-package-missing`).
+    The layer with Python is kept in `cache`. Raises what downloading packages raises.
     """
-    runtime = _runtime_layer(read_record(cache / RECORD), Store(cache / "packages"), cache)
+    runtime = _runtime_layer(cache)
     _write_layout([runtime, gzip.compress(_clinic_layer(canaries), 6, mtime=0)], target)
 
 
-def _runtime_layer(record: Record, store: Store, cache: Path) -> bytes:
-    found = {package.name: package for package in record.of("deb")}
-    missing = [name for name in PACKAGES if name not in found]
-    if missing:
-        raise InternalError("demo-package-missing", "the guest's packages lack some of the clinic's", found=missing)
-    request = json.dumps([[name, found[name].sha256] for name in PACKAGES] + [list(_UNUSED)])
+def _runtime_layer(cache: Path) -> bytes:
+    store = Store(cache / "packages")
+    packages = _packages(cache, store)
+    request = " ".join([*(package.sha256 for package in packages), *_UNUSED])
     kept = cache / f"clinic-runtime-{hashlib.sha256(request.encode()).hexdigest()[:16]}.tar.gz"
     if not kept.is_file():
         with tempfile.TemporaryDirectory() as scratch:
             root = Path(scratch) / "root"
-            unpack_packages([store.path(found[name]) for name in PACKAGES], root, _wanted)
+            files = [store.path(package) for package in packages]
+            unpack_packages(files, root, _wanted)
             for name in ("bin", "lib", "lib64"):
                 (root / name).symlink_to(f"usr/{name}")
             (root / "usr" / "lib64").mkdir(exist_ok=True)
@@ -76,17 +75,27 @@ def _runtime_layer(record: Record, store: Store, cache: Path) -> bytes:
             for name in ("tmp", "run", "data", "srv", "proc", "sys", "dev", "etc"):
                 (root / name).mkdir(exist_ok=True)
             (root / "etc" / "passwd").write_text("root:x:0:0:root:/:/sbin/nologin\n")
-            _tools(record, store, Path(scratch) / "tools").compile_python(root, sorted((root / _LIBRARY).rglob("*.py")))
+            unpack_packages(files, Path(scratch) / "tools")
+            Tools(Path(scratch) / "tools").compile_python(root, sorted((root / _LIBRARY).rglob("*.py")))
             part = kept.with_suffix(".part")
             part.write_bytes(gzip.compress(_tar(root), 6, mtime=0))
             part.replace(kept)
     return kept.read_bytes()
 
 
-def _tools(record: Record, store: Store, tree: Path) -> Tools:
-    """Debian's Python, to compile with."""
-    unpack_packages([store.path(p) for p in record.of("deb") if p.name in PACKAGES], tree)
-    return Tools(tree)
+def _packages(cache: Path, store: Store) -> tuple[Package, ...]:
+    """The packages of `PACKAGES`, chosen once."""
+    request = hashlib.sha256(" ".join(PACKAGES).encode()).hexdigest()
+    path = cache / "clinic-packages.json"
+    if path.is_file():
+        record = read_record(path)
+        if record.request == request and all(map(store.holds, record.packages)):
+            return record.packages
+    with tempfile.TemporaryDirectory(dir=cache, prefix="fetch-") as name:
+        area = Path(name).resolve()
+        chosen = tuple(download(update(area, lambda _text, _done: None), PACKAGES, store, area / "files"))
+    write_record(Record(request, chosen), path)
+    return chosen
 
 
 def _wanted(name: str) -> bool:
