@@ -23,6 +23,7 @@ from kokon.errors import (
     UntrustedError,
     UsageError,
 )
+from kokon.host.reasons import REASONS
 from kokon.wire import parse_json
 
 LINE_LIMIT = 8 << 10
@@ -132,7 +133,7 @@ def guest_error(status: Status) -> KokonError:
         {
             "kind": status.kind or DeniedError.kind,
             "code": status.code,
-            "message": status.message or "the guest gave up",
+            "message": REASONS.get(status.code) or status.message or "the guest gave up",
             "expected": status.expected,
             "found": status.found,
             "hint": hint,
