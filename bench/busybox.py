@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import stat
-import statistics
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
-from bench.table import Row
+from bench.images import busybox_program
 from kokon.errors import HostError
 from kokon.guest.build.initrd import Entry, write_archive
 from kokon.host.qemu import PROGRAM, base_arguments
@@ -21,16 +19,15 @@ INIT = f"#!/bin/sh\nmount -t devtmpfs dev /dev\necho {MARK} > /dev/ttyS0\npowero
 SECONDS = 120
 
 
-def busybox_boot(guest: GuestImage, accelerator: str, runs: int) -> Row:
-    """Median seconds from starting QEMU to the first word of a bare busybox initrd."""
-    program = shutil.which("busybox")
-    if program is None:
-        raise HostError("bench-tool-missing", "busybox is not installed", hint="apt-get install busybox-static")
+def boot_busybox(guest: GuestImage, accelerator: str) -> float:
+    """Seconds from starting QEMU to the first word of a bare busybox initrd, with the guest's kernel and its options.
+
+    Raises `HostError` (`bench-tool-missing`, `bench-no-boot`).
+    """
     with tempfile.TemporaryDirectory() as scratch:
         area = Path(scratch)
-        (area / "initrd").write_bytes(_initrd(Path(program).resolve().read_bytes()))
-        times = [_boot(guest, area, accelerator) for _ in range(runs)]
-    return Row("bare busybox initrd, same kernel", round(statistics.median(times), 2), "s")
+        (area / "initrd").write_bytes(_initrd(busybox_program()))
+        return _boot(guest, area, accelerator)
 
 
 def _initrd(busybox: bytes) -> bytes:
@@ -45,9 +42,10 @@ def _initrd(busybox: bytes) -> bytes:
 def _boot(guest: GuestImage, area: Path, accelerator: str) -> float:
     console = area / "console"
     console.write_bytes(b"")
+    options = guest.cmdline.partition(" verity.")[0]
     argv = [
         PROGRAM, *base_arguments(accelerator, 384, 1), "-bios", str(guest.firmware), "-kernel", str(guest.kernel),
-        "-initrd", str(area / "initrd"), "-append", "console=ttyS0 panic=-1 quiet",
+        "-initrd", str(area / "initrd"), "-append", options,
         "-chardev", f"file,id=console,path={console}", "-serial", "chardev:console",
     ]  # fmt: skip
     begin = time.monotonic()

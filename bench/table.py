@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,11 @@ class Row:
 def against(row: Row, base: Row) -> Row:
     """The row with its ratio to another of the same unit."""
     return Row(row.name, row.value, row.unit, base.name, round(row.value / base.value, 2))
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle one: on a machine that others use too, a mean says little."""
+    return statistics.median(values)
 
 
 def show(rows: Sequence[Row]) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kokon.errors import UsageError
 from kokon.image.dsse import ENVELOPE_TYPE, IN_TOTO_TYPE, Envelope, sign_envelope
 from kokon.image.encrypt import LayerEncryptor, gzip_layer
+from kokon.image.kek import seal_kek
 from kokon.image.manifest import (
     CONFIG_LIMIT,
     CONFIG_TYPE,
@@ -25,7 +26,6 @@ from kokon.image.manifest import (
 from kokon.image.registry import descriptor_of, manifest_bytes
 from kokon.image.sign import push_signature
 from kokon.image.statement import GuestReference, Kek, ReferenceEntry, Statement, encode_statement
-from kokon.jose.jwe import encrypt_to
 from kokon.wire import parse_json
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def seal(
     kek = os.urandom(32)
     kid = f"kbs:///default/kek/{os.urandom(16).hex()}"
     repository = destination.repository
-    wrapped = Kek(kid, encrypt_to(owner, kek))
+    wrapped = Kek(kid, seal_kek(kek, author_key.public_key(), owner))
     layers = tuple(_push_layers(source, registry, repository, owner, (kek, kid), progress))
     config = minimal_config(source.config_bytes)
     registry.upload_bytes(repository, config)

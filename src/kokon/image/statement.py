@@ -29,7 +29,8 @@ _TIME = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-
 
 @dataclass(frozen=True, slots=True)
 class Kek:
-    """The key that wraps the layer keys: its KBS address, and itself encrypted to the owner (flattened JWE)."""
+    """The key that wraps the layer keys: its KBS address, and itself with its author encrypted to the owner (a JWE,
+    see `kokon.image.kek`)."""
 
     kid: str
     jwe: Mapping[str, Any]

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from kokon.errors import DeniedError, KokonError, MalformedError, StaleError, UntrustedError
+from kokon.errors import DeniedError, StaleError, UntrustedError
+from kokon.image.fit import check_fit
+from kokon.image.kek import open_kek
 from kokon.image.manifest import parse_manifest
 from kokon.image.open import check_statement
 from kokon.image.signature import verify_signature
 from kokon.image.statement import Statement, format_time, read_statement
-from kokon.jose.jwe import decrypt
 from kokon.launch.document import LaunchDocument, document_digest, parse_document
 from kokon.provisioning.protocol import check_path, resource_path
 from kokon.provisioning.workload import Workload, parse_policy
@@ -31,7 +32,6 @@ ADMISSION_LIMIT = 8 << 20
 """Bytes of an admission request: a manifest of 4 MiB in base64 and the rest."""
 MANIFEST_LIMIT = 4 << 20
 SKEW = timedelta(minutes=5)
-KEK_SIZE = 32
 
 Kind = Literal["key", "token"]
 
@@ -90,15 +90,16 @@ def parse_admission(data: bytes) -> AdmissionRequest:
 def admit(request: AdmissionRequest, owner: ec.EllipticCurvePrivateKey, certificate: str, now: datetime) -> Admission:
     """What to remember of `request`; `certificate` is this server's own (PEM), `owner` its key for layer keys.
 
-    Raises `UntrustedError` (`image-digest-mismatch`, `statement-image-mismatch`, `kek-not-opened`, and those of
-    signature and statement), `StaleError` (`statement-expired`, `statement-not-yet-valid`), `DeniedError`
+    Raises `UntrustedError` (`image-digest-mismatch`, `statement-image-mismatch`, `kek-not-opened`,
+    `kek-of-another-author`, and those of signature and statement), `StaleError` (`statement-expired`, `statement-not-yet-valid`), `DeniedError`
     (`workload-name-mismatch`, `server-mismatch`, `statement-secret-missing`, `statement-without-reference`,
     `env-not-allowed`, `kek-path-refused`), and `MalformedError` for what cannot be parsed.
     """
     document = parse_document(request.document)
     _check_document(document, request, certificate)
     statement = _check_image(document, request, now)
-    _check_fit(document, statement)
+    _check_reference(statement)
+    check_fit(document, statement)
     kek_path = _kek_path(statement)
     log_path = resource_path(document.log_key)
     volumes = [resource_path(volume.key) for volume in document.volumes]
@@ -119,7 +120,8 @@ def admit(request: AdmissionRequest, owner: ec.EllipticCurvePrivateKey, certific
         admitted=now,
     )
     generate: list[tuple[str, Kind]] = [(log_path, "token"), *((path, "key") for path in volumes)]
-    return Admission(workload, kek_path, _open_kek(statement, owner), tuple(generate))
+    kek = open_kek(statement.kek.jwe, document.image.author, owner)
+    return Admission(workload, kek_path, kek, tuple(generate))
 
 
 def _check_document(document: LaunchDocument, request: AdmissionRequest, certificate: str) -> None:
@@ -162,30 +164,12 @@ def _check_image(document: LaunchDocument, request: AdmissionRequest, now: datet
     return statement
 
 
-def _check_fit(document: LaunchDocument, statement: Statement) -> None:
+def _check_reference(statement: Statement) -> None:
     if not statement.reference:
         raise DeniedError(
             "statement-without-reference",
             "the identity statement has no reference values: no enclave could ever be recognised",
             hint="seal the image again with a guest image, so that its launch measurement is known",
-        )
-    missing = set(statement.secrets) - {secret.name for secret in document.secrets}
-    if missing:
-        raise DeniedError(
-            "statement-secret-missing",
-            "the image needs secrets that the launch document does not give",
-            expected=", ".join(sorted(statement.secrets)),
-            found=", ".join(secret.name for secret in document.secrets) or "none",
-            hint=" ".join(f"--secret {name}" for name in sorted(missing)),
-        )
-    fixed = {name for name, _ in document.env} - set(statement.env)
-    if fixed:
-        raise DeniedError(
-            "env-not-allowed",
-            "the author did not allow a launch to set these environment variables",
-            expected=", ".join(statement.env) or "none",
-            found=", ".join(sorted(fixed)),
-            hint="the author names them with `kokon seal --vary NAME`",
         )
 
 
@@ -200,20 +184,3 @@ def _kek_path(statement: Statement) -> str:
             found=statement.kek.kid,
         )
     return path
-
-
-def _open_kek(statement: Statement, owner: ec.EllipticCurvePrivateKey) -> bytes:
-    try:
-        kek = decrypt(statement.kek.jwe, owner)
-    except KokonError as error:
-        raise UntrustedError(
-            "kek-not-opened",
-            "the image's layer key does not open with this server's owner key",
-            found=error.code,
-            hint="the author must seal the image for this owner: give them the server's owner key",
-        ) from error
-    if len(kek) != KEK_SIZE:
-        raise MalformedError(
-            "kek-size", "the image's layer key has a wrong size", expected=f"{KEK_SIZE} bytes", found=len(kek)
-        )
-    return kek

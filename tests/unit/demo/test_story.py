@@ -78,7 +78,7 @@ def test_a_failed_command_keeps_its_code(tmp_path: Path) -> None:
     assert error.code not in ("demo-command-failed", "internal-error")
     with pytest.raises(KokonError) as caught:
         Stage().run("trust", "simulated", "nonsense", home=tmp_path)
-    assert caught.value.code == "fingerprint-malformed"
+    assert caught.value.code == "hex-malformed"
 
 
 def test_a_command_that_dies_without_words() -> None:

@@ -11,10 +11,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from kokon.image.dsse import sign_envelope
 from kokon.image.ecdsa import public_pem, sign
+from kokon.image.kek import seal_kek
 from kokon.image.manifest import CONFIG_TYPE, MANIFEST_TYPE
 from kokon.image.sign import build_payload
 from kokon.image.statement import Kek, ReferenceEntry, Statement, encode_statement
-from kokon.jose.jwe import encrypt_to, public_jwk
+from kokon.jose.jwe import public_jwk
 from kokon.launch.document import (
     ImageRef,
     LaunchDocument,
@@ -71,7 +72,7 @@ class Author:
             not_after=now + timedelta(days=30),
             layers=(digest_of(b"layer"),),
             config=digest_of(b"config"),
-            kek=Kek(KID, encrypt_to(self.owner, self.kek)),
+            kek=Kek(KID, seal_kek(self.kek, self.key.public_key(), self.owner)),
             secrets=("db-password",),
             reference=(ReferenceEntry("simulated", 1, "max,-cx16", self.measurement),),
         )

@@ -61,6 +61,7 @@ REFUSED: list[tuple[dict[str, Any], type[KokonError], str]] = [
     ({"statement": {"kek": Kek("kbs:///clinic/secret/db-password", {})}}, DeniedError, "kek-path-refused"),
     ({"statement": {"kek": Kek(KID, encrypt_to(OTHER.public_key(), KEK))}}, UntrustedError, "kek-not-opened"),
     ({"statement": {"kek": Kek(KID, encrypt_to(OWNER.public_key(), b"short"))}}, MalformedError, "kek-size"),
+    ({"statement": {"kek": Kek(KID, encrypt_to(OWNER.public_key(), KEK))}}, MalformedError, "kek-size"),
     ({"document": {"env": (("LD_PRELOAD", "x"),)}}, DeniedError, "env-not-allowed"),
     ({"document": {"workload": "other"}}, DeniedError, "workload-name-mismatch"),
     ({"name": "other"}, DeniedError, "workload-name-mismatch"),
@@ -88,6 +89,16 @@ def test_statement_or_signature_alone_by_another_is_refused() -> None:
     with pytest.raises(UntrustedError) as caught:
         run({**genuine, "signature": forged["signature"]})
     assert caught.value.code == "image-author-unknown"
+
+
+def test_layer_key_copied_from_another_authors_statement_is_refused() -> None:
+    """Statements are public: an author whom the owner trusts too takes the key over, under a name of his own."""
+    victim = AUTHOR.statement(make_manifest())
+    thief = Author(public_jwk(OWNER), CERTIFICATE)
+    for kid in (KID, "kbs:///default/kek/of-the-thief"):
+        with pytest.raises(UntrustedError) as caught:
+            run(thief.request(statement={"kek": Kek(kid, victim.kek.jwe)}))
+        assert caught.value.code == "kek-of-another-author"
 
 
 def test_document_for_another_server_is_refused() -> None:
