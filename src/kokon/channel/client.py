@@ -74,8 +74,8 @@ class AttestedPeer:
     """One guest as a user sees it: verified at first use and again when the last verification is older than
     `max_age`.
 
-    `image` is the manifest digest that must run (None: any image of a trusted author). Safe to use from several
-    threads.
+    `image` is the manifest digest that must run (None: any image of a trusted author; but once one was verified, a
+    later verification must find the same, so that a host cannot exchange it unnoticed). Safe to use from several threads.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class AttestedPeer:
                 self._verified = None
                 verification = self.verify()
                 verification.require()
-                self._verified = verification
+                self._verified, self._image = verification, verification.image
             return self._verified
 
     def _attest(self) -> tuple[TlsStream, Verification]:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def relay(tls: TlsStream, plain: socket.socket, *, idle: float) -> None:
     """Relay until both sides have ended; closes both. Nothing for `idle` seconds ends it too.
 
-    The end of one direction is passed on and the other goes on. A TLS side that ends without close_notify may have
-    been cut off by somebody in between, so the plain side is reset and not ended, lest a cut message passes for a
-    whole one.
+    The end of one direction is passed on and the other goes on. If a side ends in disorder (TLS without close_notify,
+    which may be somebody in between; a reset; silence), so does the other: the plain side is reset, TLS gets no
+    close_notify, lest a cut message passes for a whole one.
     """
     plain.setblocking(False)
     try:
@@ -28,6 +28,7 @@ def relay(tls: TlsStream, plain: socket.socket, *, idle: float) -> None:
     except (UnreachableError, OSError):
         with contextlib.suppress(OSError):
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        tls.abort()
     finally:
         tls.close()
         plain.close()

@@ -146,6 +146,11 @@ class TlsStream:
             self.flush()
         self.socket.close()
 
+    def abort(self) -> None:
+        """Close the socket without close_notify, lest the peer takes what it has for the whole."""
+        self._write_closed = True
+        self.socket.close()
+
     def feed(self) -> None:
         """Take in what the socket has."""
         try:

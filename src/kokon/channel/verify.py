@@ -19,6 +19,7 @@ from kokon.channel.certificate import read_certificate
 from kokon.channel.trust import UserTrust, key_fingerprint
 from kokon.errors import KokonError, StaleError, UntrustedError
 from kokon.image.dsse import envelope_from, verify_envelope
+from kokon.image.fit import check_fit
 from kokon.image.statement import check_dates, format_time, parse_statement
 from kokon.launch.document import LaunchDocument, document_digest, parse_document
 from kokon.tee.evidence import Check, Claims, failed, not_checked, passed
@@ -283,8 +284,21 @@ def _launch_step(answer: Answer, document: LaunchDocument | None, parsed: tuple[
         checks += (passed("runtime-document"),)
     else:
         checks += (failed("runtime-document", "runtime-mismatch", expected=", ".join(meant), found=", ".join(told)),)
-    facts = (("workload", document.workload), ("digest", "sha256:" + digest.hex()))
-    return Step("launch", title, checks, facts)
+    return Step("launch", title, checks, (*_document_facts(document), ("digest", "sha256:" + digest.hex())))
+
+
+def _document_facts(document: LaunchDocument) -> tuple[tuple[str, str], ...]:
+    """What the owner decided and the author did not sign: users should see it."""
+    secrets = (f"{secret.name} as {secret.file or secret.env}" for secret in document.secrets)
+    volumes = (f"{volume.name} at {volume.path}" for volume in document.volumes)
+    return (
+        ("workload", document.workload),
+        ("server", document.provisioning.url),
+        ("arguments", "" if document.args is None else " ".join(map(repr, document.args))),
+        ("variables", ", ".join(name for name, _ in document.env)),
+        ("secrets", ", ".join(secrets)),
+        ("volumes", ", ".join(volumes)),
+    )
 
 
 def _author_step(
@@ -323,7 +337,7 @@ def _author_step(
 
 
 def _image_step(document: LaunchDocument | None, statement: Statement | None, image: str | None) -> Step:
-    title = "The image is the one that the author named"
+    title = "The image is the one that the author named, launched as the author allows"
     if document is None or statement is None:
         return Step("image", title, (not_checked("image-named", "no-statement"),))
     digest = document.image.digest
@@ -337,6 +351,7 @@ def _image_step(document: LaunchDocument | None, statement: Statement | None, im
         checks += (passed("image-pinned", digest),)
     else:
         checks += (failed("image-pinned", "image-not-expected", expected=image, found=digest),)
+    checks += _attempt("launch-allowed", lambda: check_fit(document, statement))[1]
     facts = (("repository", f"{document.image.registry}/{document.image.repository}"), ("digest", digest))
     return Step("image", title, checks, facts)
 
@@ -348,10 +363,9 @@ def _measurement_step(
     facts: tuple[tuple[str, str], ...] = (("measurement", claims.measurement.hex()),)
     if statement is None:
         return Step("measurement", title, (not_checked("measurement", "no-statement"),), facts)
+    kind = "simulated" if claims.simulated else claims.tee
     reference = ReferenceValues(
-        measurements=tuple(
-            entry.measurement for entry in statement.reference if (entry.tee == "simulated") == claims.simulated
-        ),
+        measurements=tuple(entry.measurement for entry in statement.reference if entry.tee == kind),
         not_after=statement.not_after,
         host_data=document_digest(answer.document),
     )

@@ -7,12 +7,14 @@ import json
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
 
 from kokon.demo.services import environment, kokon_command
@@ -58,17 +60,36 @@ class Stage:
         with self._console.status(escape(text)):
             yield
 
+    @contextlib.contextmanager
+    def bar(self, text: str, total: int) -> Iterator[Callable[[], None]]:
+        """Show a bar of `total` steps; yields what to call after each."""
+        with Progress(console=self._console, transient=True, disable=not self._console.is_terminal) as progress:
+            task = progress.add_task(escape(text), total=total)
+            yield lambda: progress.advance(task)
+
     def run(
-        self, *arguments: str | Path, home: Path, given: bytes = b"", show: Sequence[str] | None = None
+        self,
+        *arguments: str | Path,
+        home: Path,
+        given: bytes = b"",
+        show: Sequence[str] | None = None,
+        meanwhile: Callable[[Future[Any]], None] | None = None,
     ) -> dict[str, Any]:
         """Run `kokon ARGUMENTS --json` as the party whose home is `home`, and return its answer.
 
-        Raises the error that the command ended with, as `relayed` does.
+        `show` is what the terminal says was typed; `meanwhile` is called while the command runs and returns when it
+        has ended. Raises the error that the command ended with, as `relayed` does.
         """
         words = [str(argument) for argument in arguments]
         self._console.print(f"  [dim]$ kokon {escape(shlex.join(show or words))}[/]")
-        with self.working(f"kokon {words[0]} …"):
-            answer, error = run_kokon(words, home=home, given=given)
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(run_kokon, words, home=home, given=given)
+            if meanwhile is None:
+                with self.working(f"kokon {words[0]} …"):
+                    wait([future])
+            else:
+                meanwhile(future)
+            answer, error = future.result()
         if error is not None:
             raise error
         return answer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,13 +122,25 @@ def host(scene: Scene) -> None:
     answer = stage.run(
         "run", scene.work / "launch.toml", "--name", "clinic", "--publish", "127.0.0.1:0", "--detach",
         "--volume", f"data={scene.work / 'volume.img'}:{VOLUME_SIZE}", "--guest", scene.guest.directory,
-        "--capture", scene.work / "guest.pcap", home=scene.home,
+        "--capture", scene.work / "guest.pcap", home=scene.home, meanwhile=lambda done: follow(scene, done),
         show=["run", "launch.toml", "--name", "clinic", "--publish", "127.0.0.1:9443", "--volume",
               "data=volume.img:64M", "--detach"],
     )  # fmt: skip
-    for status in StatusReader(Directory(scene.home, "clinic").status).read():
-        stage.done(f"{status.seconds:5.1f} s  {PHASES.get(status.phase, status.phase)}")
     scene.url = answer["url"]
+
+
+def follow(scene: Scene, done: Future[Any]) -> None:
+    """Tell each step of the guest as the host sees it, until `done`."""
+    reader = StatusReader(Directory(scene.home, "clinic").status)
+    with scene.stage.bar("starting the clinic", len(PHASES)) as advance:
+        while True:
+            last = done.done()
+            for status in reader.read():
+                scene.stage.done(f"{status.seconds:5.1f} s  {PHASES.get(status.phase, status.phase)}")
+                advance()
+            if last:
+                return
+            wait([done], 0.1)
 
 
 PHASES = {
@@ -247,12 +260,13 @@ def play_attacks(scene: Scene) -> None:
     )  # fmt: skip
 
     def done(outcome: attacks.Outcome) -> None:
+        advance()
         trace = "in the owner's log" if outcome.logged else "NOT in the owner's log"
         released = "nothing released" if not outcome.released else f"RELEASED {outcome.released}"
         stage.done(f"{outcome.name}: {outcome.code}, {released}, {trace}", outcome.held)
         stage.text(outcome.reason)
 
-    with stage.working("attacking, two at a time"):
+    with stage.bar("attacking, two at a time", len(attacks.ATTACKS)) as advance:
         scene.outcomes = attacks.play(target, done)
 
 

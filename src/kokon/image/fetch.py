@@ -256,7 +256,7 @@ class Fetcher:
         host, port = _endpoint(url)
         raw = socket.create_connection(self._resolve(host, port), self._timeout)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if url.startswith("https:"):
+        if isinstance(connection, http.client.HTTPSConnection):
             import ssl
 
             raw = ssl.create_default_context().wrap_socket(raw, server_hostname=host)
@@ -305,7 +305,7 @@ def _check_status(status: int, url: str) -> None:
 
 def _redirect(url: str, location: str) -> str:
     target = urljoin(url, location)
-    if url.startswith("https:") and not target.startswith("https:"):
+    if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
         raise UnreachableError("registry-error", "the registry redirects from TLS to plain text")
     _endpoint(target)
     return target

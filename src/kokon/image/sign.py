@@ -37,7 +37,7 @@ def generate_key(path: Path) -> EllipticCurvePrivateKey:
     _write_new(path, private, 0o600)
     try:
         _write_new(public_path(path), public_pem(key.public_key()).encode(), 0o644)
-    except UsageError:
+    except (UsageError, HostError):
         path.unlink()
         raise
     return key

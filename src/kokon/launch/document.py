@@ -265,7 +265,7 @@ def _url(text: str, schemes: tuple[str, ...]) -> str:
         raise MalformedError("document-malformed", "URL is malformed", found=error) from error
     plain = parts.scheme in schemes and parts.hostname and parts.path in ("", "/") and port != 0
     _require(
-        bool(plain) and not (parts.query or parts.fragment or parts.username),
+        bool(plain) and text.isprintable() and not (parts.query or parts.fragment or "@" in parts.netloc),
         "URL must be scheme://host[:port]",
     )
     return text

@@ -11,7 +11,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -143,14 +143,14 @@ def error_document(variant: str, detail: str) -> dict[str, str]:
 
 @dataclass(slots=True)
 class Session:
-    """One handshake. `spent` once an attestation came; `token` once it was granted."""
+    """One handshake. `spent` once an attestation came; `token` once it was granted; `identity` opens what the token does."""
 
-    identity: str
+    identity: str = field(repr=False)
     nonce: str
     tee: str
     expires: datetime
     spent: bool = False
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
 
 
 class Sessions:
