@@ -1,4 +1,4 @@
-"""Records everything that crosses the loopback interface: what a cloud's network tap would hold. Needs root."""
+"""Records network traffic as a cloud's tap would: all of the loopback interface, which needs root, or one connection."""
 
 from __future__ import annotations
 
@@ -66,3 +66,33 @@ def loopback(path: Path) -> Iterator[Capture]:
         yield capture
     finally:
         capture.stop()
+
+
+class Relay:
+    """Forwards TCP connections to a port of this machine and writes all that passes to `path`."""
+
+    def __init__(self, target: int, path: Path) -> None:
+        self._target = target
+        self._file = path.open("wb", buffering=0)
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._server.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client = self._server.accept()[0]
+                server = socket.create_connection(("127.0.0.1", self._target))
+                for pair in ((client, server), (server, client)):
+                    threading.Thread(target=self._copy, args=pair, daemon=True).start()
+
+    def _copy(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                self._file.write(data)
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._server.close()

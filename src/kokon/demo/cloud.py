@@ -93,6 +93,8 @@ def describe(finding: Finding | None) -> str:
     """One cell of the table."""
     if finding is None:
         return "not run"
+    if not finding.size and finding.unread:
+        return "could not be read here"
     kinds = [kind for kind in KINDS if kind in finding.kinds]
     seen = "nothing" if not kinds else "everything" if len(kinds) == len(KINDS) else ", ".join(kinds)
     unread = f"; {len(finding.unread)} unreadable" if finding.unread else ""

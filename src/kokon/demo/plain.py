@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kokon.demo.capture import Relay
 from kokon.demo.cloud import Holdings, descendants
 from kokon.demo.services import Server, free_port, start_registry
 from kokon.errors import HostError
@@ -45,12 +46,13 @@ def running(image: Path, work: Path, token: str, password: str, capture: Path) -
         pid = podman.start(_pushed(image, registry), port, work, token, password)
         _wait(port)
         processes = descendants([pid, podman.monitor(pid)])
+        relay = Relay(port, work / "connection.capture")
         yield Plain(
-            f"http://127.0.0.1:{port}",
+            f"http://127.0.0.1:{relay.port}",
             Holdings(
                 registry=work / "registry" / "storage",
                 disks=[work / "podman" / "storage", work / "secrets", work / "data"],
-                network=[capture],
+                network=[path for path in (capture, work / "connection.capture") if path.exists()],
                 logs=[work / "podman" / "container.log"],
                 processes=processes,
                 memory=[pid],
@@ -103,8 +105,10 @@ class Podman:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
     def remove(self) -> None:
-        """Stop the container and forget it."""
+        """Stop the container and forget it, with its storage, whose files may belong to other users of a namespace."""
         self._podman("rm", "--force", "--time", "1", "plain")
+        if os.geteuid() != 0:
+            subprocess.run(["podman", "unshare", "rm", "-rf", self._area], capture_output=True, check=False)
 
     def _podman(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         area = ["--root", self._area / "storage", "--runroot", self._area / "run", "--tmpdir", self._area / "tmp"]

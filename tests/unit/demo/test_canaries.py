@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kokon.demo import canaries as module
 from kokon.demo.canaries import KINDS, Search, forms, plant, search_bytes, search_memory, search_tree
-from kokon.demo.capture import loopback
+from kokon.demo.capture import Relay, loopback
 
 CANARIES = plant()
 SEARCH = Search(CANARIES)
@@ -117,3 +117,18 @@ def test_no_capture_without_permission(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_forms_are_distinct() -> None:
     assert len(forms("canary0123456789")) >= 7
+
+
+def test_a_relay_records_both_directions(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        relay = Relay(server.getsockname()[1], tmp_path / "c")
+        with socket.create_connection(("127.0.0.1", relay.port)) as client:
+            client.sendall(CANARIES.texts["request"].encode())
+            client.shutdown(socket.SHUT_WR)
+            inside = server.accept()[0]
+            assert inside.recv(1000) == CANARIES.texts["request"].encode()
+            inside.sendall(CANARIES.texts["answer"].encode())
+            inside.close()
+            assert client.recv(1000) == CANARIES.texts["answer"].encode()
+        relay.close()
+    assert search_tree(SEARCH, [tmp_path / "c"]).kinds == {"request", "answer"}

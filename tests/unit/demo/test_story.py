@@ -127,6 +127,7 @@ def test_an_ordinary_container_that_cannot_run_is_told(
 def test_cells_say_what_was_seen() -> None:
     everything = set(plant().texts)
     assert describe(None) == "not run"
+    assert describe(Finding(0, set(), ["x"])) == "could not be read here"
     assert describe(Finding(2048)) == "nothing (2 KiB searched)"
     assert describe(Finding(1, {"log"}, ["x"])) == "log (1 B searched; 1 unreadable)"
     assert describe(Finding(5 << 30, everything)) == "everything (5 GiB searched)"
