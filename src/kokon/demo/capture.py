@@ -1,4 +1,4 @@
-"""Records network traffic as a cloud's tap would: all of the loopback interface, which needs root, or one connection."""
+"""Records network traffic as a cloud's tap would: all of the loopback interface (needs root), or one connection."""
 
 from __future__ import annotations
 

@@ -107,14 +107,20 @@ class Podman:
     def remove(self) -> None:
         """Stop the container and forget it, with its storage, whose files may belong to other users of a namespace."""
         self._podman("rm", "--force", "--time", "1", "plain")
-        if os.geteuid() != 0:
-            subprocess.run(["podman", "unshare", "rm", "-rf", self._area], capture_output=True, check=False)
+        forget(self._area)
 
     def _podman(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         area = ["--root", self._area / "storage", "--runroot", self._area / "run", "--tmpdir", self._area / "tmp"]
         managers = ["--cgroup-manager", "cgroupfs", "--events-backend", "file"]
         words = ["podman", *map(str, area), *managers, *self._options, *arguments]
         return subprocess.run(words, capture_output=True, check=False, env={**os.environ, "TMPDIR": "/tmp"})  # noqa: S108
+
+
+def forget(area: Path) -> None:
+    """Delete a directory, also where rootless podman left files that belong to other users of its namespace."""
+    shutil.rmtree(area, ignore_errors=True)
+    if area.exists():
+        subprocess.run(["podman", "unshare", "rm", "-rf", area], capture_output=True, check=False)
 
 
 def _wait(port: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
@@ -64,7 +63,7 @@ def tell(home: Path, guest: GuestImage, *, leak: str | None = None) -> dict[str,
     Raises `UntrustedError` (`demo-leak`, `demo-attack-succeeded`) if the cloud saw something or an attack succeeded.
     """
     work = home / "demo"
-    shutil.rmtree(work, ignore_errors=True)
+    plain.forget(work)
     work.mkdir(parents=True, mode=0o700)
     scene = Scene(Stage(), home, work, guest)
     scene.stage.bold("Kokon: a clinic moves to a cloud that must not see its patients")
