@@ -55,7 +55,13 @@ DEFAULTS = Options()
 
 
 def seal(
-    source: str, destination: str, *, key: Path, owner: str, options: Options = DEFAULTS, json: bool = False
+    source: str,
+    destination: str,
+    *,
+    key: Path,
+    owner: str | None = None,
+    options: Options = DEFAULTS,
+    json: bool = False,
 ) -> None:
     """Encrypt and sign an image, state what it is, and push all of it.
 
@@ -75,7 +81,8 @@ def seal(
     key
         The author's private key, from `kokon keygen`.
     owner
-        The owner's public key: a JWK file, or the https URL of the provisioning server.
+        The owner's public key: a JWK file, or the https URL of the provisioning server. Default: that of the server
+        whose state is in Kokon's home on this machine.
     json
         Print JSON.
     """
@@ -89,7 +96,7 @@ def seal(
 
     reference = parse_reference(destination, plain_http=options.plain_http)
     author_key = load_private_key(key)
-    owner_key = read_owner(owner, options.owner_certificate)
+    owner_key = read_owner(owner or str(kokon_home() / "provision" / "owner-key.jwk"), options.owner_certificate)
     claims = claims_of(options, datetime.now(UTC))
     login = registry_login()
     with (

@@ -1,0 +1,27 @@
+"""Every command has help with an example, and speaks JSON."""
+
+import pytest
+
+from kokon.cli.main import build_app
+
+COMMANDS = (
+    "admit", "connect", "demo", "doctor", "explain", "guest build", "guest show", "inspect", "keygen", "log", "logs",
+    "provision serve", "ps", "rm", "run", "seal", "secret list", "secret put", "secret rm", "stop", "trust author",
+    "trust list", "trust simulated", "verify",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_and_json(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*command.split(), "--help"]
+    build_app(words)(words, exit_on_error=False, result_action="return_value")
+    text = capsys.readouterr().out
+    assert "Example: " in text
+    assert f"kokon {command}" in " ".join(text.split())
+    assert "--json" in text
+
+
+def test_no_command_is_forgotten(capsys: pytest.CaptureFixture[str]) -> None:
+    build_app(["--help"])(["--help"], exit_on_error=False, result_action="return_value")
+    listed = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line[:2] == "│ " and line[2] != " "]
+    assert {word for word in listed if not word.startswith("-")} == {command.split()[0] for command in COMMANDS}
