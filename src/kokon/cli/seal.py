@@ -86,7 +86,7 @@ def seal(
     json
         Print JSON.
     """
-    from kokon.cli.output import progress
+    from kokon.cli.output import kokon_home, progress
     from kokon.image.owner import read_owner
     from kokon.image.reference import parse_reference
     from kokon.image.registry import Registry
