@@ -1,4 +1,4 @@
-"""Sealing and unsealing a large layer: throughput and memory, each in a process of its own so that memory is its own."""
+"""Sealing and unsealing a large layer: throughput and memory, each in a process of its own."""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kokon.errors import HostError
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -21,7 +23,9 @@ class Row:
 
 
 def against(row: Row, base: Row) -> Row:
-    """The row with its ratio to another of the same unit."""
+    """The row with its ratio to another of the same unit. Raises `HostError` (`bench-no-ratio`)."""
+    if row.unit != base.unit or not base.value:
+        raise HostError("bench-no-ratio", "no ratio of these", expected=base.unit, found=f"{row.unit} to {base.value}")
     return Row(row.name, row.value, row.unit, base.name, round(row.value / base.value, 2))
 
 
@@ -35,7 +39,7 @@ def show(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         ratio = f"{row.ratio:6.2f} x {row.ratio_to}" if row.ratio is not None else ""
-        lines.append(f"{row.name:<44} {row.value:>10.2f} {row.unit:<6} {ratio}")
+        lines.append(f"{row.name:<50} {row.value:>10.2f} {row.unit:<6} {ratio}".rstrip())
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from kokon.errors import MalformedError
 
 JSON_DEPTH = 32
+_INFINITE = float("inf")
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def _constant(name: str) -> NoReturn:
 
 
 def _check(value: Any, left: int = JSON_DEPTH) -> None:
-    """Refuse deep nesting and lone surrogates, which have no UTF-8 form."""
+    """Refuse deep nesting, lone surrogates, which have no UTF-8 form, and numbers too large for a float."""
     if left == 0:
         raise ValueError(f"nested deeper than {JSON_DEPTH}")
     if isinstance(value, str):
@@ -41,6 +42,8 @@ def _check(value: Any, left: int = JSON_DEPTH) -> None:
     elif isinstance(value, list):
         for member in value:
             _check(member, left - 1)
+    elif value in (_INFINITE, -_INFINITE):
+        raise ValueError("a number is too large")
 
 
 def parse_json(data: bytes, *, limit: int, what: str) -> Any:

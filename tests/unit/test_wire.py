@@ -28,7 +28,19 @@ def test_canonical_json_is_stable(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['{"a":1,"a":2}', "[NaN]", "{} x", "{", '"\\ud800"', '{"\\udfff":1}', "[" * 40 + "]" * 40, "[" * 100000, "\xff"]
+    "text",
+    [
+        '{"a":1,"a":2}',
+        "[NaN]",
+        "[1e999]",
+        "{} x",
+        "{",
+        '"\\ud800"',
+        '{"\\udfff":1}',
+        "[" * 40 + "]" * 40,
+        "[" * 100000,
+        "\xff",
+    ],
 )
 def test_loose_json_is_refused(text: str) -> None:
     with pytest.raises(MalformedError) as error:

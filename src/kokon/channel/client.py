@@ -75,7 +75,8 @@ class AttestedPeer:
     `max_age`.
 
     `image` is the manifest digest that must run (None: any image of a trusted author; but once one was verified, a
-    later verification must find the same, so that a host cannot exchange it unnoticed). Safe to use from several threads.
+    later verification must find the same, so that a host cannot exchange it unnoticed). Safe to use from several
+    threads.
     """
 
     def __init__(

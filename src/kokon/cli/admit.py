@@ -58,6 +58,8 @@ def admit(
     wishes = Wishes(name, port, secret, volume, env, arg, server)
     with Fetcher(reference.registry, reference.repository) as fetcher:
         sealed = collect(fetcher, reference.pointer, key, datetime.now(UTC))
+    if reference.digest is None:
+        note(f"only the registry says that {reference} is {sealed.digest}: compare with what the author says")
     with AdminClient.from_home(admin) as client:
         document = launch_document(wishes, reference, key, sealed, client.access)
         answer = client.admit(admission_body(name, document, sealed, allow_debug=allow_debug))

@@ -32,11 +32,25 @@ def connected(path: Path, timeout: float = 2.0) -> Iterator[socket.socket | None
 def listener_pid(path: Path) -> int | None:
     """Id of the process that listens on the UNIX socket `path` (unix(7): SO_PEERCRED)."""
     with connected(path) as peer:
-        if peer is None:
-            return None
-        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid: int = struct.unpack("3i", credentials)[0]
-        return pid or None
+        return None if peer is None else _peer_pid(peer)
+
+
+def _peer_pid(peer: socket.socket) -> int | None:
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid: int = struct.unpack("3i", credentials)[0]
+    return pid or None
+
+
+def is_complete(path: Path, pid: int) -> bool:
+    """Whether process `pid` takes orders at the monitor socket `path`.
+
+    QEMU listens there before it has opened disks and ports, and takes orders once it has everything.
+    """
+    with connected(path) as peer:
+        if peer is None or _peer_pid(peer) != pid:
+            return False
+        with peer.makefile("rb") as answers:
+            return _greeted(peer, answers)
 
 
 @contextlib.contextmanager
@@ -64,18 +78,25 @@ def quit_machine(path: Path) -> bool:
         if peer is None:
             return False
         with peer.makefile("rb") as answers:
-            if _answer(answers) is None:
+            if not _greeted(peer, answers) or not _sent(peer, b'{"execute":"quit"}\n'):
                 return False
-            for command in ("qmp_capabilities", "quit"):
-                if not _sent(peer, json.dumps({"execute": command}).encode() + b"\n"):
-                    return False
-                answer = _answer(answers)
-                while answer is not None and "event" in answer:
-                    answer = _answer(answers)
-                if answer is None or "return" not in answer:
-                    # QEMU may be gone before its answer to `quit` is out.
-                    return command == "quit" and answer is None
-    return True
+            answer = _reply(answers)
+            return answer is None or "return" in answer  # QEMU may be gone before its answer is out
+
+
+def _greeted(peer: socket.socket, answers: Any) -> bool:
+    """Take QEMU's greeting and enter command mode."""
+    if _answer(answers) is None or not _sent(peer, b'{"execute":"qmp_capabilities"}\n'):
+        return False
+    return "return" in (_reply(answers) or {})
+
+
+def _reply(answers: Any) -> dict[str, Any] | None:
+    """The answer to an order, without the events before it."""
+    answer = _answer(answers)
+    while answer is not None and "event" in answer:
+        answer = _answer(answers)
+    return answer
 
 
 def _answer(answers: Any) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from kokon.errors import HostError, UsageError
-from kokon.host.control import listener_pid
+from kokon.host.control import is_complete
 from kokon.host.disks import check_space, check_volumes, create_sparse, create_volumes
 from kokon.host.kvm import probe_kvm, require_qemu
 from kokon.host.processes import boot_id, kill, wait_gone
@@ -232,10 +232,10 @@ def _check_unused(home: Path, volumes: tuple[Volume, ...]) -> None:
 
 
 def _wait_ready(directory: Directory, started: Started, request: RunRequest) -> None:
-    """Until QEMU's monitor listens, which it does after it has opened everything that it was given."""
+    """Until QEMU's monitor takes orders, which it does after it has opened everything that it was given."""
     deadline = time.monotonic() + READY_TIMEOUT
     while started.machine is not None and time.monotonic() < deadline:
-        if listener_pid(directory / "qmp.sock") == started.machine.pid:
+        if is_complete(directory / "qmp.sock", started.machine.pid):
             return
         if wait_gone(started.machine, 0.02):
             break

@@ -20,7 +20,7 @@ from typing import Any
 
 from kokon.errors import HostError, KokonError
 from kokon.host.processes import Process, find_process
-from kokon.host.status import relayed_error
+from kokon.host.status import relayed_error, shown
 from kokon.wire import Fields, parse_json
 
 ANSWER_LIMIT = 64 << 10
@@ -148,4 +148,4 @@ def tail(log: Path, size: int = 400) -> str:
             data: Any = file.read(size)
     except OSError:
         return ""
-    return " | ".join(line for line in data.decode("utf-8", "replace").split("\n") if line.strip())
+    return " | ".join(shown(line) for line in data.decode("utf-8", "replace").split("\n") if line.strip())

@@ -79,7 +79,13 @@ def parse_status(line: bytes) -> Status | None:
 
 def _text(value: dict[str, Any], name: str) -> str | None:
     text = value.get(name)
-    return text[:_TEXT_LIMIT] if isinstance(text, str) and text else None
+    # What the guest wrote may end on a terminal: no control characters.
+    return shown(text[:_TEXT_LIMIT]) if isinstance(text, str) and text else None
+
+
+def shown(text: str) -> str:
+    """`text` with a replacement character for each one that a terminal might act on."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
 class StatusReader:

@@ -53,7 +53,12 @@ def inspect_image(fetcher: Fetcher, pointer: str, author: str | None, now: datet
     """
     found = fetcher.manifest(pointer) if pointer.startswith("sha256:") else fetcher.tagged(pointer)
     if found is None:
-        raise UnreachableError("image-not-found", "the registry does not have this image", expected=pointer)
+        raise UnreachableError(
+            "image-not-found",
+            "the registry does not have this image",
+            expected=pointer,
+            hint="check the image's name and tag, and that it was pushed to this registry",
+        )
     digest = hexdigest(found[0])
     manifest = parse_manifest(found[0])
     config = parse_config(fetcher.blob(manifest.config.digest, manifest.config.size, CONFIG_LIMIT))

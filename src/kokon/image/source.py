@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 20
 _REF_NAME = "org.opencontainers.image.ref.name"
+_WHICH = "name one of its images: oci:DIR:TAG, oci-archive:FILE:TAG or docker-archive:FILE:TAG"
 _KINDS = "oci:DIR, oci-archive:FILE, docker-archive:FILE or docker://HOST/REPOSITORY"
 
 
@@ -180,7 +181,10 @@ def _from_registry(registry: Registry, repository: str, pointer: str) -> Source:
         found = registry.manifest(repository, pointer)
         if found is None:
             raise UsageError(
-                "source-not-found", f"the registry {registry.url} does not have {repository}", found=pointer
+                "source-not-found",
+                f"the registry {registry.url} does not have {repository}",
+                expected=pointer,
+                hint="check the source's name and tag",
             )
         if not is_index(*found):
             manifest = parse_manifest(found[0])
@@ -199,7 +203,9 @@ def _from_docker(store: _Store, tag: str | None) -> Source:
         if (tag is None and len(images) == 1) or _is_named(fields.value("RepoTags", default=None), tag):
             break
     else:
-        raise UsageError("source-not-found", "the archive holds no such image", expected=tag or "a single image")
+        raise UsageError(
+            "source-not-found", "the archive holds no such image", expected=tag or "a single image", hint=_WHICH
+        )
     config_bytes = _small(store, fields.text("Config"), CONFIG_LIMIT)
     names = [str(name) for name in fields.array("Layers", limit=LAYERS_LIMIT)]
     layers = tuple(
@@ -254,6 +260,7 @@ def _choose(entries: tuple[IndexEntry, ...], tag: str | None) -> Descriptor:
             "the source does not name one image",
             expected=tag or "one image, or one for linux/amd64",
             found=f"{len(entries)} images",
+            hint=_WHICH,
         )
     return entries[0].descriptor
 

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 BLOCK = 512
 EXTENSION_LIMIT = 1 << 20
+"""Bytes of all extended headers of one entry."""
+_OWNER_LIMIT = (1 << 32) - 2
+"""The largest user or group id (Linux): the next one means "leave it as it is" to chown."""
+_TIME_LIMIT = 1 << 40
+_SIZE_LIMIT = 1 << 50
 FILE, HARDLINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = (
     "file",
     "link",
@@ -109,14 +114,16 @@ def read_entries(chunks: Iterable[bytes], limit: int = 1 << 40) -> Iterator[tupl
     """
     stream = _Stream(chunks, limit)
     extensions: dict[bytes, bytes] = {}
+    left = EXTENSION_LIMIT
     while (header := stream.block()) is not None and header != _ZERO:
         flag = _check_header(header)
         if flag in b"LKxg":
-            data = _extension(stream, header)
+            data = _extension(stream, header, left)
+            left -= len(data)
             _extend(extensions, flag, data)
             continue
         entry = _entry(header, flag, extensions)
-        extensions = {}
+        extensions, left = {}, EXTENSION_LIMIT
         content = stream.pieces(entry.size)
         yield entry, content
         for _ in content:
@@ -152,9 +159,9 @@ def _check_header(header: bytes) -> bytes:
     return header[156:157]
 
 
-def _extension(stream: _Stream, header: bytes) -> bytes:
+def _extension(stream: _Stream, header: bytes, limit: int) -> bytes:
     size = _number(header[124:136])
-    if size > EXTENSION_LIMIT:
+    if size > limit:
         raise MalformedError("layer-tar-malformed", "an extended header is too large", found=size)
     data = b"".join(stream.pieces(size + -size % BLOCK))
     return data[:size]
@@ -182,10 +189,10 @@ def _entry(header: bytes, flag: bytes, extensions: dict[bytes, bytes]) -> Entry:
         name=name,
         kind=kind,
         mode=_number(header[100:108]) & 0o7777,
-        uid=_pax_number(extensions, b"uid", header[108:116]),
-        gid=_pax_number(extensions, b"gid", header[116:124]),
-        mtime=_pax_number(extensions, b"mtime", header[136:148]),
-        size=_pax_number(extensions, b"size", header[124:136]) if kind == FILE else 0,
+        uid=_pax_number(extensions, b"uid", header[108:116], _OWNER_LIMIT),
+        gid=_pax_number(extensions, b"gid", header[116:124], _OWNER_LIMIT),
+        mtime=_pax_number(extensions, b"mtime", header[136:148], _TIME_LIMIT),
+        size=_pax_number(extensions, b"size", header[124:136], _SIZE_LIMIT) if kind == FILE else 0,
         link=link,
         xattrs={key[len(_XATTR) :]: value for key, value in extensions.items() if key.startswith(_XATTR)},
     )
@@ -217,11 +224,13 @@ def _number(raw: bytes) -> int:
         raise MalformedError("layer-tar-malformed", "a header has a bad number", found=repr(raw)) from error
 
 
-def _pax_number(extensions: dict[bytes, bytes], keyword: bytes, raw: bytes) -> int:
+def _pax_number(extensions: dict[bytes, bytes], keyword: bytes, raw: bytes, limit: int) -> int:
+    """A number of the extended header, else of the header (`raw`), from 0 to `limit`."""
     text = extensions.get(keyword)
-    if text is None:
-        return _number(raw)
-    whole = text.partition(b".")[0]
-    if not whole.isdigit() or len(whole) > 19:
+    whole = b"" if text is None else text.partition(b".")[0]
+    if text is not None and (not whole.isdigit() or len(whole) > 19):
         raise MalformedError("layer-tar-malformed", "an extended header has a bad number", found=repr(text[:40]))
-    return int(whole)
+    number = _number(raw) if text is None else int(whole)
+    if number > limit:
+        raise MalformedError("layer-tar-malformed", f"an entry's {keyword.decode()} is too large", found=number)
+    return number

@@ -319,11 +319,13 @@ def _walk(root: int, parts: list[bytes], *, create: bool) -> tuple[int, tuple[by
                     os.close(stack.pop()[0])
                 continue
             target = _step(stack, part, create=create)
+            links += target is not None
+            if links > _LINKS_LIMIT or len(stack) > _DEPTH_LIMIT + 1:
+                raise MalformedError(
+                    "layer-entry-unsafe", "a layer has symbolic links in circles or too deep", found=_show(part)
+                )
             if target is None:
                 continue
-            links += 1
-            if links > _LINKS_LIMIT or len(stack) > _DEPTH_LIMIT:
-                raise MalformedError("layer-entry-unsafe", "a layer has symbolic links in circles", found=_show(part))
             if target.startswith(b"/"):
                 while len(stack) > 1:
                     os.close(stack.pop()[0])

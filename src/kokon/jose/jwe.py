@@ -33,6 +33,7 @@ ECDH = "ECDH-ES+A256KW"
 RSA_SHA256 = "RSA-OAEP-256"
 RSA_SHA1 = "RSA-OAEP"
 CONTENT = "A256GCM"
+CONTENT_KEY_SIZE = 32
 
 PLAINTEXT_LIMIT = 1 << 20
 """Largest plaintext in bytes, the same as the server's bound for one resource."""
@@ -159,9 +160,11 @@ def decrypt(message: Mapping[str, Any] | str | bytes, private_key: PrivateKey) -
         except MalformedError as error:
             refused = refused or error
             continue
+        if len(content_key) != CONTENT_KEY_SIZE:  # A256GCM and nothing weaker, whatever was wrapped
+            continue
         try:
             return AESGCM(content_key).decrypt(iv, ciphertext + tag, protected.encode("ascii"))
-        except (InvalidTag, ValueError):
+        except InvalidTag:
             continue
     if refused is not None:
         raise refused

@@ -31,6 +31,8 @@ _RESOURCE = re.compile(rf"kbs:///{_SEGMENT}/{_SEGMENT}/{_SEGMENT}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _REPOSITORY = re.compile(r"[a-z0-9]+([._/-]{1,2}[a-z0-9]+)*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
+# The standard library needs minutes for a key of many parts, and peers that nobody trusts send documents.
+_LONG_KEY = re.compile(rb"""(?:\.[ \t]*(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')[ \t]*){64}""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,7 @@ def parse_document(data: bytes) -> LaunchDocument:
 
 
 def _toml(data: bytes) -> dict[str, Any]:
+    _require(not _LONG_KEY.search(data), "launch document has a key of too many parts")
     try:
         return tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:

@@ -91,9 +91,10 @@ def admit(request: AdmissionRequest, owner: ec.EllipticCurvePrivateKey, certific
     """What to remember of `request`; `certificate` is this server's own (PEM), `owner` its key for layer keys.
 
     Raises `UntrustedError` (`image-digest-mismatch`, `statement-image-mismatch`, `kek-not-opened`,
-    `kek-of-another-author`, and those of signature and statement), `StaleError` (`statement-expired`, `statement-not-yet-valid`), `DeniedError`
-    (`workload-name-mismatch`, `server-mismatch`, `statement-secret-missing`, `statement-without-reference`,
-    `env-not-allowed`, `kek-path-refused`), and `MalformedError` for what cannot be parsed.
+    `kek-of-another-author`, and those of signature and statement), `StaleError` (`statement-expired`,
+    `statement-not-yet-valid`), `DeniedError` (`workload-name-mismatch`, `server-mismatch`,
+    `statement-secret-missing`, `statement-without-reference`, `env-not-allowed`, `kek-path-refused`), and
+    `MalformedError` for what cannot be parsed.
     """
     document = parse_document(request.document)
     _check_document(document, request, certificate)

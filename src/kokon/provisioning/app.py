@@ -273,7 +273,12 @@ def _http(request: Request, error: Exception) -> Response:
     if _is_kbs(request):
         variant = {401: "AdminAuthAccess", 404: "PluginNotFound"}.get(error.status_code, "InvalidRequestPath")
         document |= error_document(variant, code)
-    members = {"code": code, "kind": "denied", "message": "refused: the admin token is needed here"}
+    members = {
+        "code": code,
+        "kind": "denied",
+        "message": "refused: the admin token is needed here",
+        "hint": "the server keeps its token and address in admin.json in its state directory: name it with --admin",
+    }
     if error.status_code != 401:
         members = {"code": code, "kind": "usage", "message": error.detail}
     return JSONResponse({**document, "error": members}, error.status_code, error.headers)

@@ -230,7 +230,12 @@ def _malformed(text: str, known: Sequence[str], what: str) -> UsageError:
 def _resolve(fetcher: Fetcher, tag: str) -> str:
     found = fetcher.tagged(tag)
     if found is None:
-        raise UnreachableError("image-not-found", "the registry has no such image", found=tag)
+        raise UnreachableError(
+            "image-not-found",
+            "the registry has no such image",
+            expected=tag,
+            hint="check the image's name and tag, and that `kokon seal` pushed it to this registry",
+        )
     return "sha256:" + hashlib.sha256(found[0]).hexdigest()
 
 

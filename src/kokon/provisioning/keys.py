@@ -6,6 +6,7 @@ tokens, `admin.token` opens the admin interface.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -101,7 +102,7 @@ def private_file(path: Path, make: Callable[[], bytes]) -> bytes:
     """
     try:
         if not path.exists():
-            write_private(path, make())
+            _write_first(path, make())
         mode = path.stat().st_mode
         data = path.read_bytes()
     except OSError as error:
@@ -121,6 +122,22 @@ def private_file(path: Path, make: Callable[[], bytes]) -> bytes:
 
 def write_private(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Replace `path` by `data`, all or nothing even if the machine stops in between. Raises `OSError`."""
+    _written(path, data, mode).replace(path)
+    _sync_directory(path.parent)
+
+
+def _write_first(path: Path, data: bytes) -> None:
+    """Write `path` as `write_private` does, unless it is there by now: of two servers that start at once, both must
+    go on with the key that stays."""
+    temporary = _written(path, data, 0o600)
+    with contextlib.suppress(FileExistsError):
+        path.hardlink_to(temporary)
+    temporary.unlink()
+    _sync_directory(path.parent)
+
+
+def _written(path: Path, data: bytes, mode: int) -> Path:
+    """A file beside `path` that holds `data` on the disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
@@ -130,8 +147,7 @@ def write_private(path: Path, data: bytes, mode: int = 0o600) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    temporary.replace(path)
-    _sync_directory(path.parent)
+    return temporary
 
 
 def _sync_directory(path: Path) -> None:

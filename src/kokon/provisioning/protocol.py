@@ -143,7 +143,7 @@ def error_document(variant: str, detail: str) -> dict[str, str]:
 
 @dataclass(slots=True)
 class Session:
-    """One handshake. `spent` once an attestation came; `token` once it was granted; `identity` opens what the token does."""
+    """One handshake. `spent` once an attestation came; `token` once it was granted; `identity` is as good as that."""
 
     identity: str = field(repr=False)
     nonce: str

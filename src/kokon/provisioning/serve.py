@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -33,8 +34,8 @@ OWNER_JWK = "owner-key.jwk"
 """What the owner gives to authors: the public key that layer keys are encrypted to."""
 CONNECTIONS = 1024
 KEEP_ALIVE = 15
-FIRST_REQUEST = 20.0
-"""Seconds that a connection may stay without a complete request head."""
+HEAD_SECONDS = 20.0
+"""How long a peer may take to send a request's head; twice as long at most, since that is how often it is looked at."""
 GRACE = 5
 HEAD_LIMIT = 64 << 10
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - recognised, not bound
@@ -150,15 +151,20 @@ def configuration(service: Service, identity: TlsIdentity) -> uvicorn.Config:
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's HTTP/1.1, which by itself waits for a first request for ever."""
+    """uvicorn's HTTP/1.1, which by itself waits for ever for a request's head once its first byte has come."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.loop.call_later(FIRST_REQUEST, self._give_up)
+        self.loop.call_later(HEAD_SECONDS, self._watch, None)
 
-    def _give_up(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+    def _watch(self, before: object) -> None:
+        """Give up a peer that has begun no request since `before` was the latest and is in the middle of none."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is before and self.conn.their_state is h11.IDLE:
             self.transport.close()
+            return
+        self.loop.call_later(HEAD_SECONDS, self._watch, self.cycle)
 
 
 class _Server(uvicorn.Server):

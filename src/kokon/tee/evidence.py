@@ -77,8 +77,8 @@ class Claims:
     """What the evidence says, with all checks. Only if `ok` may anything here be relied on.
 
     `root` is the SHA-256 of the root's DER SubjectPublicKeyInfo in lower-case hex, "" if there was no root;
-    `simulated` is true unless the root is a vendor's; sizes as in the SNP ABI: measurement 48, host_data 32,
-    report_data 64, chip_id 64 bytes.
+    `simulated` is true for a root that was accepted as simulated or calls itself so; what has neither such a root nor a
+    vendor's is not `ok`. Sizes as in the SNP ABI: measurement 48, host_data 32, report_data 64, chip_id 64 bytes.
     """
 
     tee: str

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from channel_world import IMAGE, TOKEN, Application
+from channel_world import IMAGE, TOKEN, Application, launch_document, public_pem
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from verified_world import VerifiedWorld, new_key
 
@@ -25,6 +25,7 @@ from kokon.channel.transport import AttestedTransport
 from kokon.channel.trust import UserTrust
 from kokon.channel.verify import Verification
 from kokon.errors import DeniedError, KokonError, MalformedError, UnreachableError, UntrustedError, UsageError
+from kokon.launch.document import ImageRef
 
 
 def test_address_is_read() -> None:
@@ -81,6 +82,23 @@ def test_verification_is_kept_and_renewed(world: VerifiedWorld) -> None:
     world.now -= timedelta(minutes=1)  # a clock that was set back
     peer.open().close()
     assert len(guest.asked) == 3
+
+
+def test_image_once_verified_must_stay(world: VerifiedWorld) -> None:
+    """The host puts another sealed image of the same author in the place of the one that the user was shown."""
+    url = world.start()
+    peer, anybody = world.peer(url), world.peer(url)
+    assert peer.current().image == IMAGE
+    other = "sha256:" + "d" * 64
+    image = ImageRef("http://127.0.0.1:5000", "demo/other", other, public_pem(world.author))
+    world.document = launch_document(public_pem(world.author), image=image)
+    restarted(world, url, world.guest(statement=world.statement(subject=other)))
+    with pytest.raises(UntrustedError):
+        peer.open()
+    with pytest.raises(UntrustedError) as caught:
+        peer.open()
+    assert caught.value.found == "image-not-expected"
+    assert anybody.current().image == other
 
 
 def restarted(world: VerifiedWorld, url: str, guest: object = None) -> None:

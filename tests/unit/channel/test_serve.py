@@ -221,10 +221,31 @@ def test_application_that_is_not_there_ends_the_connection(start: Start) -> None
     assert stream.read(10, 5) == b""
 
 
-def test_idle_relay_ends(start: Start) -> None:
+def test_idle_relay_ends_and_not_as_if_all_had_been_said(start: Start) -> None:
     served = start(limits=Limits(idle=0.2))
     stream = served.dial(None)
-    assert stream.read(10, 5) == b""
+    with pytest.raises(UnreachableError) as caught:
+        stream.read(10, 5)
+    assert caught.value.code == "peer-closed"
+
+
+def test_application_that_breaks_off_is_not_taken_for_one_that_ended(start: Start) -> None:
+    def broken(sock: socket.socket) -> None:
+        sock.sendall(b"half of an ans")
+        sock.recv(1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        served = start()
+        served.server._connect_app = lambda: socket.create_connection(listener.getsockname())
+        stream = served.dial(None)
+        with listener.accept()[0] as sock:
+            stream.write(b"?", 5)
+            broken(sock)
+        assert stream.read(100, 5) == b"half of an ans"
+        with pytest.raises(UnreachableError) as caught:
+            stream.read(10, 5)
+        assert caught.value.code == "peer-closed"
 
 
 def test_logs_need_the_token(start: Start) -> None:

@@ -191,6 +191,37 @@ def test_reference_values_for_another_technology_do_not_count(world: VerifiedWor
     assert refused(world, world.peer(world.start(guest)))[0] == {"measurement-unknown"}
 
 
+def test_reference_values_of_another_kind_of_hardware_do_not_count(
+    world: VerifiedWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from kokon.channel import verify as subject
+
+    honest = subject.verify_evidence
+    monkeypatch.setattr(subject, "verify_evidence", lambda *given: replace(honest(*given), simulated=False))
+    for tee, codes in (("snp", set()), ("tdx", {"measurement-unknown"})):
+        statement = world.statement(reference=(ReferenceEntry(tee, 1, "max", MEASUREMENT),))
+        verification = world.peer(world.start(world.guest(statement=statement))).verify()
+        assert {check.code for check in verification.failures} == codes
+
+
+def test_variable_that_the_author_fixed_is_refused(world: VerifiedWorld) -> None:
+    """The owner's server refuses it too, but the user trusts the author and not the owner."""
+    world.document = launch_document(public_pem(world.author), env=(("LD_PRELOAD", "/data/evil.so"),))
+    assert refused(world, world.peer(world.start()))[0] == {"env-not-allowed"}
+    guest = world.guest(statement=world.statement(env=("LD_PRELOAD",)))
+    assert world.peer(world.start(guest)).verify().ok
+
+
+def test_what_the_owner_decided_is_shown(world: VerifiedWorld) -> None:
+    world.document = launch_document(public_pem(world.author), args=("serve", "--all"))
+    facts = dict(world.peer(world.start()).verify().steps[3].facts)
+    assert facts["arguments"] == "'serve' '--all'"
+    assert facts["secrets"] == "db as /run/secrets/db"
+    assert facts["server"] == "https://127.0.0.1:8443"
+
+
 def test_debug_guest_is_refused(world: VerifiedWorld) -> None:
     guest = world.guest(world.context(policy=DEBUG))
     assert refused(world, world.peer(world.start(guest)))[0] == {"debug-enabled"}

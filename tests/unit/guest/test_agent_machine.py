@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kokon.errors import HostError
+from kokon.errors import HostError, InternalError
 from kokon.guest.agent import boot, network, ports
 from kokon.guest.agent.disks import find_disk, read_head, volume_serial
 from kokon.guest.agent.kmsg import is_corruption, watch
@@ -97,12 +97,40 @@ def test_heads_are_bounded(tmp_path: Path) -> None:
 
 
 def test_sysctls_are_set_where_they_exist(tmp_path: Path) -> None:
-    (tmp_path / "kernel").mkdir()
+    for name in ("kernel/modules_disabled", "kernel/printk", "user/max_user_namespaces"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
     boot.lock_modules(tmp_path)
     assert (tmp_path / "kernel" / "modules_disabled").read_text() == "1"
     boot.harden(tmp_path)
     assert (tmp_path / "kernel" / "printk").read_text() == "1 4 1 1"
+    assert (tmp_path / "user" / "max_user_namespaces").read_text() == "0"
     assert not boot.set_kernel("none/such", "1", tmp_path)
+
+
+def test_a_sysctl_that_is_not_taken_stops_the_boot(tmp_path: Path) -> None:
+    (tmp_path / "kernel" / "printk").mkdir(parents=True)  # there, and not writable
+    with pytest.raises(OSError):
+        boot.harden(tmp_path)
+
+
+def test_every_console_is_detached(tmp_path: Path) -> None:
+    for name in ("ttyS0", "ttyS1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "console").write_text("Y")
+    (tmp_path / "tty0").mkdir()
+    listing = tmp_path / "consoles"
+    listing.write_text("")
+    boot.detach_consoles(tmp_path, listing)
+    assert {(tmp_path / name / "console").read_text() for name in ("ttyS0", "ttyS1")} == {"N"}
+
+
+def test_a_console_that_stays_stops_the_boot(tmp_path: Path) -> None:
+    listing = tmp_path / "consoles"
+    listing.write_text("hvc0 -W- (EC p  ) 229:0\n")
+    with pytest.raises(InternalError) as caught:
+        boot.detach_consoles(tmp_path, listing)
+    assert caught.value.code == "internal-error"
 
 
 REPORT = b"3,382,16886458,-;device-mapper: crypt: dm-2: INTEGRITY AEAD ERROR, sector 78304\n"

@@ -173,6 +173,16 @@ def test_an_unknown_exception_says_nothing(guest: Guest) -> None:
         "kind": "internal",
         "code": "internal-error",
     }
+    assert guest.broker.reports == [("internal-error", "")]
+
+
+def test_the_machine_goes_off_even_if_the_last_word_cannot_be_said(guest: Guest) -> None:
+    def fail(_: bytes) -> None:
+        raise ZeroDivisionError
+
+    guest.port.write = fail  # type: ignore[method-assign]
+    with pytest.raises(Off):
+        guest.agent.end()
 
 
 def test_a_refusal_tells_the_host_its_code_and_id(guest: Guest) -> None:
@@ -231,7 +241,7 @@ def test_volumes_bring_their_modules_and_a_watch(guest: Guest, monkeypatch: pyte
 
 def test_the_machine_is_prepared_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
-    for name in ("mount_all", "silence", "harden"):
+    for name in ("mount_all", "silence", "detach_consoles", "harden"):
         monkeypatch.setattr(boot, name, lambda name=name: events.append(name))
     monkeypatch.setattr(main.modules, "read_index", lambda: events.append("index") or {})
     monkeypatch.setattr(main.modules, "load", lambda _: events.append("load"))
@@ -239,7 +249,9 @@ def test_the_machine_is_prepared_before_anything_is_read(monkeypatch: pytest.Mon
     monkeypatch.setattr(ports, "open_port", lambda name, _: opened if name == ports.CONTROL else None)
     monkeypatch.setattr("kokon.guest.agent.control.follow", lambda *_: events.append("follow"))
     assert Agent()._boot() == {}
-    assert [event for event in events if event != "follow"] == ["mount_all", "silence", "harden", "index", "load"]
+    assert [event for event in events if event != "follow"] == [
+        *("mount_all", "silence", "detach_consoles", "harden", "index", "load")
+    ]
     monkeypatch.setattr(main.network, "configure", lambda: events.append("network"))
     monkeypatch.setattr(main.disks, "find_disk", lambda name: events.append(name))
     monkeypatch.setattr(main.Launch, "read", lambda _: "launch")

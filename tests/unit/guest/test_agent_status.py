@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -114,3 +116,23 @@ def test_a_host_that_does_not_read_blocks_nothing() -> None:
     port.write(b"gone\n")
     assert not port.flush()
     os.close(writing)
+
+
+def test_lines_of_several_threads_are_sent_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bytes] = []
+
+    def write(_descriptor: int, data: bytes) -> int:
+        sent.append(data)
+        time.sleep(0.002)  # here another thread would send the same line again, and both take one off
+        return len(data)
+
+    monkeypatch.setattr(os, "write", write)
+    port = StatusPort(0)
+    lines = [b"%d\n" % number for number in range(8)]
+    threads = [threading.Thread(target=port.write, args=(line,)) for line in lines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(sent) == lines
+    assert port.flush()

@@ -38,6 +38,18 @@ def make_guest(directory: Path) -> GuestImage:
     return write_description(directory, "6.12.0-test", "console=ttyS0 verity.root=00", names)
 
 
+def make_launchable(guest: GuestImage) -> GuestImage:
+    """`guest` with files that QEMU takes: a kernel's header (Documentation/arch/x86/boot.rst) and firmware that halts."""
+    kernel = bytearray(8192)
+    kernel[0x1F1] = 4
+    kernel[0x202:0x208] = b"HdrS" + (0x20F).to_bytes(2, "little")
+    kernel[0x22C:0x230] = (0x7FFFFFFF).to_bytes(4, "little")
+    guest.kernel.write_bytes(kernel)
+    guest.firmware.write_bytes(b"\xf4" * 65536)
+    names = {"kernel": "vmlinuz", "initrd": "initrd", "root": "root.img", "firmware": "bios.bin"}
+    return write_description(guest.directory, "6.12.0-test", guest.cmdline, names)
+
+
 def processor(mode: str, *arguments: str) -> tuple[str, ...]:
     """Command of a stand-in processor; modes are described in fake_processor.py."""
     return (sys.executable, "-I", str(FAKE_PROCESSOR), mode, *arguments)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from host_kit import eventually, make_document, make_request, no_leftovers, processor, say
+from host_kit import eventually, make_document, make_launchable, make_request, no_leftovers, processor, say
 
 from kokon.errors import HostError, KokonError, MalformedError, UsageError
 from kokon.host import launch
@@ -225,6 +225,7 @@ def test_accelerator_is_probed_only_when_left_open(tmp_path: Path, monkeypatch: 
 
 def test_the_real_processor_measures_what_qemu_is_given(tmp_path: Path) -> None:
     request = make_request(tmp_path, processor=None)
+    request = dataclasses.replace(request, guest=make_launchable(request.guest))
     record = launch.start(tmp_path, request, NOW)
     assert record.measurement == measure_guest(request.guest, 1).hex()
     assert len(record.root) == 64
@@ -234,3 +235,12 @@ def test_the_real_processor_measures_what_qemu_is_given(tmp_path: Path) -> None:
     assert launch.start(tmp_path, changed, NOW).measurement != record.measurement
     remove(tmp_path, "clinic", force=True)
     eventually(lambda: no_leftovers(tmp_path))
+
+
+def test_a_machine_that_qemu_cannot_complete_was_not_started(tmp_path: Path) -> None:
+    request = make_request(tmp_path, processor=None)  # its firmware is none: noticed after the monitor listens
+    with pytest.raises(HostError) as caught:
+        launch.start(tmp_path, request, NOW)
+    assert caught.value.code == "qemu-failed"
+    assert "could not load PC BIOS" in str(caught.value.found)
+    assert not (tmp_path / "containers" / "clinic").exists()

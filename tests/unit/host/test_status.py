@@ -28,6 +28,12 @@ def test_reads_a_line() -> None:
     assert status.found == "x" * 500
 
 
+def test_a_guest_does_not_draw_on_the_terminal() -> None:
+    status = parse_status(line(phase="failed", code="x", message="\x1b[2Jfine\r\u202e", hint="ok \u00fc"))
+    assert status is not None
+    assert (status.message, status.hint) == ("\ufffd[2Jfine\ufffd\ufffd", "ok \u00fc")
+
+
 @pytest.mark.parametrize(
     "data",
     [b"", b"{}", b"[]", b"\xff", b'{"t":1}', b'{"t":true,"phase":"x"}', b'{"t":-1,"phase":"x"}', b'{"t":1,"phase":7}',

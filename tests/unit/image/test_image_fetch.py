@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -168,9 +169,11 @@ def test_urls(url: str) -> None:
 
 def test_tls_is_checked_and_never_left() -> None:
     with ScriptedServer(always(Answer(200, b"{}"))) as server:
-        fetcher = Fetcher(f"https://127.0.0.1:{server.port}", "a")
-        error = refused(UnreachableError, "registry-unreachable", lambda: fetcher.tagged("x"))
-        assert isinstance(error.__cause__, ssl.SSLError)
+        for scheme in ("https", "HTTPS"):
+            fetcher = Fetcher(f"{scheme}://127.0.0.1:{server.port}", "a")
+            error = refused(UnreachableError, "registry-unreachable", partial(fetcher.tagged, "x"))
+            assert isinstance(error.__cause__, ssl.SSLError)
     from kokon.image.fetch import _redirect
 
     refused(UnreachableError, "registry-error", lambda: _redirect("https://a/b", "http://a/b"))
+    refused(UnreachableError, "registry-error", lambda: _redirect("HTTPS://a/b", "http://a/b"))

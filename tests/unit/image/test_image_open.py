@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from kokon.errors import HostError, KokonError, MalformedError, StaleError, UnreachableError, UntrustedError
 from kokon.image.dsse import ENVELOPE_TYPE, IN_TOTO_TYPE, sign_envelope
 from kokon.image.fetch import Fetcher
+from kokon.image.kek import open_kek
 from kokon.image.layer import AGENT_ANNOTATION, PUBLIC_ANNOTATION
 from kokon.image.manifest import MANIFEST_TYPE, Descriptor, parse_manifest
 from kokon.image.open import PulledImage, pull_image, unseal_layers
@@ -25,7 +26,6 @@ from kokon.image.sign import push_signature
 from kokon.image.signature import signature_tag
 from kokon.image.statement import encode_statement
 from kokon.image.unpack import Limits
-from kokon.jose.jwe import decrypt
 from support.sealed import AUTHOR, CLAIMS, NOW, OWNER, SealedFixture
 
 STRANGER = ec.generate_private_key(ec.SECP256R1())
@@ -40,7 +40,7 @@ def pull(fixture: SealedFixture, directory: Path, **changes: object) -> PulledIm
 
 def keks(fixture: SealedFixture) -> dict[str, bytes]:
     kek = fixture.sealed.statement.kek
-    return {kek.kid: decrypt(dict(kek.jwe), OWNER)}
+    return {kek.kid: open_kek(kek.jwe, fixture.image().author, OWNER)}
 
 
 def refused(kind: type[KokonError], code: str, action: Callable[[], object]) -> KokonError:

@@ -116,6 +116,24 @@ def test_truncated(cut: int) -> None:
         assert code_of(data[:cut]) == "layer-tar-malformed"
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("mtime", "9" * 19), ("uid", str(2**32 - 1)), ("gid", str(2**40)), ("size", "9" * 19)]
+)
+def test_numbers_that_no_system_call_takes(name: str, value: str) -> None:
+    entry = member("a")
+    entry.pax_headers = {name: value}
+    assert code_of(make_tar([(entry, b"x")])) == "layer-tar-malformed"
+
+
+def test_extended_headers_of_one_entry_are_bounded_together() -> None:
+    entry = member("a")
+    entry.pax_headers = {f"comment{number}": "x" * 300_000 for number in range(3)}
+    data = make_tar([(entry, b"x")])
+    assert read(data)
+    extended = data[: data.index(b"ustar", 600) - 257]
+    assert code_of(extended * 2 + data) == "layer-tar-malformed"
+
+
 def test_damaged_headers() -> None:
     data = bytearray(make_tar([("a", b"x")]))
     data[0] ^= 1

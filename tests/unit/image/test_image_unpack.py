@@ -205,6 +205,13 @@ def test_hard_links_to_what_is_no_file_of_the_image(root: Path, target: str) -> 
     untouched(root)
 
 
+def test_depth_is_bounded_through_links_too(root: Path) -> None:
+    deep = "d/" * 150
+    unpack(root, [(deep + "file", b"x")])
+    layers: Members = [link("half", "d/" * 149 + "d"), ("half/" + deep + "file", b"x")]
+    assert code_of(lambda: unpack(root, layers)) == "layer-entry-unsafe"
+
+
 def test_links_in_circles_and_files_as_directories(root: Path) -> None:
     circle: Members = [link("a", "b"), link("b", "a"), ("a/file", b"x")]
     assert code_of(lambda: unpack(root, circle)) == "layer-entry-unsafe"

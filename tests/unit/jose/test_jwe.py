@@ -117,6 +117,13 @@ def test_general_form_with_mixed_recipients() -> None:
             decrypt(general, key)
 
 
+def test_content_key_shorter_than_the_algorithm_demands_does_not_open() -> None:
+    message = seal_ec(CLIENT.public_key(), b"secret", ec.generate_private_key(ec.SECP256R1()), bytes(16), bytes(12))
+    with pytest.raises(UntrustedError) as caught:
+        decrypt(message, CLIENT)
+    assert caught.value.code == "jwe-not-opened"
+
+
 def test_altered_or_foreign_message_does_not_open() -> None:
     for name, text in VECTOR.items():
         raw = bytearray(unb64url(text, what=name))

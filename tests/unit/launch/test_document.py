@@ -1,6 +1,7 @@
 """The launch document survives writing and reading, and refuses everything else."""
 
 import hashlib
+import time
 from dataclasses import replace
 
 import pytest
@@ -74,6 +75,8 @@ def test_any_argument_survives(args: list[str]) -> None:
         replace(DOCUMENT, image=replace(DOCUMENT.image, registry="ftp://h")),
         replace(DOCUMENT, image=replace(DOCUMENT.image, registry="http://h:99999")),
         replace(DOCUMENT, image=replace(DOCUMENT.image, registry="http://user@h")),
+        replace(DOCUMENT, image=replace(DOCUMENT.image, registry="http://:pw@h")),
+        replace(DOCUMENT, image=replace(DOCUMENT.image, registry="http://h\n.other")),
         replace(DOCUMENT, image=replace(DOCUMENT.image, author="no pem")),
         replace(DOCUMENT, image=replace(DOCUMENT.image, author=AUTHOR + AUTHOR)),
         replace(DOCUMENT, provisioning=replace(DOCUMENT.provisioning, url="http://127.0.0.1:1")),
@@ -89,6 +92,17 @@ def test_bad_values_are_refused(document: LaunchDocument) -> None:
     with pytest.raises(MalformedError) as caught:
         build_document(document)
     assert caught.value.code == "document-malformed"
+
+
+@pytest.mark.parametrize(
+    "text", [b"a." * 60000 + b"b = 1", b"[a" + b" . a" * 60000 + b"]", b"a = {b" + b".'b'" * 60000 + b" = 1}"]
+)
+def test_keys_of_many_parts_cost_no_minutes(text: bytes) -> None:
+    begin = time.monotonic()
+    with pytest.raises(MalformedError) as caught:
+        parse_document(text)
+    assert caught.value.code == "document-malformed"
+    assert time.monotonic() - begin < 2
 
 
 @pytest.mark.parametrize(

@@ -343,6 +343,16 @@ def test_property_typed_texts(text: str, prefix: str) -> None:
             call()
 
 
+def test_digest_that_only_the_registry_vouches_for_is_said(running, registry, capsys, tmp_path) -> None:
+    image = sealed_clinic(registry, tmp_path, ec.generate_private_key(ec.SECP256R1()))
+    words = ["--author", str(tmp_path / "author.pub"), "--name", "clinic", "--secret", "db-password"]
+    words += ["-o", str(tmp_path / "launch.toml")]
+    for told in (True, False):
+        assert main(["admit", image, *words]) == 0
+        assert ("only the registry says" in capsys.readouterr().err) == told
+        image += "@" + parse_document((tmp_path / "launch.toml").read_bytes()).image.digest
+
+
 def test_port_choice(server) -> None:
     statement = server.author.statement(b"{}")
     one = SealedImage("", b"", b"", b"", b"", statement, (8080,))
@@ -355,10 +365,25 @@ def test_port_choice(server) -> None:
 def test_idle_connections_are_given_up(server, monkeypatch) -> None:
     from kokon.provisioning import serve
 
-    monkeypatch.setattr(serve, "FIRST_REQUEST", 0.2)
+    monkeypatch.setattr(serve, "HEAD_SECONDS", 0.2)
     host, port = server.url.removeprefix("https://").split(":")
     with (
         socket.create_connection((host, int(port)), timeout=5) as plain,
         client_context(server.certificate).wrap_socket(plain, server_hostname=host) as secure,
     ):
+        assert secure.recv(1) == b""
+
+
+def test_head_that_trickles_after_a_first_request_is_given_up(server, monkeypatch) -> None:
+    from kokon.provisioning import serve
+
+    monkeypatch.setattr(serve, "HEAD_SECONDS", 0.2)
+    host, port = server.url.removeprefix("https://").split(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=3) as plain,
+        client_context(server.certificate).wrap_socket(plain, server_hostname=host) as secure,
+    ):
+        secure.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert secure.recv(4096).startswith(b"HTTP/1.1 200")
+        secure.sendall(b"G")  # ends uvicorn's own timer for idle connections
         assert secure.recv(1) == b""

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from kokon.errors import HostError, KokonError, MalformedError, StaleError, UsageError
-from kokon.provisioning.keys import MASTER_KEY, OWNER_KEY, fingerprint, key_pem, open_keys, write_private
+from kokon.provisioning.keys import MASTER_KEY, OWNER_KEY, fingerprint, key_pem, open_keys, private_file, write_private
 from kokon.provisioning.tls import TLS_CERTIFICATE, TLS_KEY, client_context, make_certificate, open_tls, server_context
 
 NOW = datetime.now(UTC)
@@ -25,6 +25,18 @@ def test_keys_are_made_once_and_kept_from_others(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in state.iterdir()} == {0o600}
     assert first.admin_token not in repr(first)
     assert repr(first) == "ServerKeys()"
+
+
+def test_servers_that_start_at_once_agree_on_the_key_that_stays(tmp_path: Path) -> None:
+    """The other server writes its key between our look and our writing."""
+    path = tmp_path / MASTER_KEY
+
+    def late() -> bytes:
+        write_private(path, b"o" * 32)
+        return b"m" * 32
+
+    assert private_file(path, late) == path.read_bytes() == b"o" * 32
+    assert [entry.name for entry in tmp_path.iterdir()] == [MASTER_KEY]
 
 
 def test_exposed_key_file_is_refused(tmp_path: Path) -> None:

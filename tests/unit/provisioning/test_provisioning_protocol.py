@@ -144,3 +144,11 @@ def test_property_hostile_messages(data: bytes, value: object) -> None:
                     parse(message)
                 except KokonError:
                     pass
+
+
+def test_what_opens_secrets_shows_in_no_repr() -> None:
+    sessions = Sessions(os.urandom)
+    session = sessions.open("snp", NOW)
+    sessions.grant(session, "the-token")
+    assert session.identity not in repr(session)
+    assert "the-token" not in repr(session)

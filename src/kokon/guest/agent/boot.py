@@ -1,4 +1,4 @@
-"""What the kernel needs before anything else runs: file systems, and a console that says nothing.
+"""What the kernel needs before anything else runs: file systems, and no console, since that belongs to the host.
 
 The initial RAM disk may have mounted some of these already; those are left alone.
 """
@@ -9,6 +9,7 @@ import errno
 import os
 from pathlib import Path
 
+from kokon.errors import InternalError
 from kokon.guest.agent import kernel
 from kokon.guest.agent.network import RESOLVER
 
@@ -23,7 +24,6 @@ _MOUNTS = (
     ("/tmp", "tmpfs", "tmpfs", _SAFE, "mode=1777,size=16m"),  # noqa: S108
     ("/sys/fs/cgroup", "cgroup2", "cgroup2", _SAFE, ""),
 )
-# Level 1 lets only emergencies through: the kernel's other lines name processes and files of the application.
 _SETTINGS = (
     ("kernel/printk", "1 4 1 1"),
     ("kernel/dmesg_restrict", "1"),
@@ -32,6 +32,11 @@ _SETTINGS = (
     ("kernel/modprobe", "/nonexistent"),
     ("kernel/sysrq", "0"),
     ("kernel/panic_on_oops", "1"),
+    ("kernel/kexec_load_disabled", "1"),
+    # A host that passes for Hyper-V would be handed the kernel's log at a panic.
+    ("kernel/hyperv_record_panic_msg", "0"),
+    # Without user namespaces, no process of the application gets capabilities that it was not given.
+    ("user/max_user_namespaces", "0"),
 )
 
 
@@ -51,6 +56,19 @@ def silence() -> None:
         os.close(null)
 
 
+def detach_consoles(root: Path = Path("/sys/class/tty"), listing: Path = Path("/proc/consoles")) -> None:
+    """Take the kernel's messages off every console, for good.
+
+    A log level does not do that: a host that stops the processor for a while gets the name of the running process (soft
+    lockup, an emergency), and a panic prints registers whatever the level. Raises `InternalError` if a console is left.
+    """
+    for switch in sorted(root.glob("*/console")):
+        with switch.open("w") as file:
+            file.write("N")
+    if listing.read_text():
+        raise InternalError("internal-error", "a console of the kernel cannot be detached")
+
+
 def mount_all() -> None:
     """Mount what a running system needs. Raises `OSError`."""
     for target, kind, source, flags, options in _MOUNTS:
@@ -68,21 +86,21 @@ def mount_all() -> None:
 
 
 def harden(root: Path = Path("/proc/sys")) -> None:
-    """Set what keeps the kernel quiet. A setting that this kernel lacks is passed over."""
+    """Set what keeps the kernel quiet and closed. A setting that this kernel lacks is passed over. Raises `OSError`."""
     for name, value in _SETTINGS:
         set_kernel(name, value, root)
 
 
 def lock_modules(root: Path = Path("/proc/sys")) -> None:
-    """From now on no kernel module can be loaded, by nobody."""
+    """From now on no kernel module can be loaded, by nobody. Raises `OSError`."""
     set_kernel("kernel/modules_disabled", "1", root)
 
 
 def set_kernel(name: str, value: str, root: Path = Path("/proc/sys")) -> bool:
-    """Write one sysctl; False if the kernel does not have it or does not take the value."""
+    """Write one sysctl; False if the kernel does not have it. Raises `OSError` if it does not take the value."""
     try:
-        with (root / name).open("w") as file:
+        with (root / name).open("r+") as file:
             file.write(value)
-    except OSError:
+    except FileNotFoundError:
         return False
     return True

@@ -75,16 +75,21 @@ class Agent:
             self._broker.report(error.code, str(error))
 
     def end(self) -> None:
-        """Say the last word and power off."""
-        self._status.write(self._last or status_line(uptime(), "failed", kind="internal", code=INTERNAL))
-        self._status.drain()
-        power_off()
+        """Say the last word, also for an exception that nobody expected, and power off."""
+        try:
+            self._status.write(self._last or status_line(uptime(), "failed", kind="internal", code=INTERNAL))
+            self._status.drain()
+            if self._last is None and self._broker is not None:
+                self._broker.report(INTERNAL, "")
+        finally:
+            power_off()
 
     def _boot(self) -> dict[str, modules.Module]:
         boot.mount_all()
         boot.silence()
-        boot.harden()
         self._status = StatusPort(ports.open_port(ports.STATUS, os.O_WRONLY | os.O_NONBLOCK))
+        boot.detach_consoles()
+        boot.harden()
         descriptor = ports.open_port(ports.CONTROL, os.O_RDONLY)
         if descriptor is not None:
             from kokon.guest.agent.control import follow

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 import time
 from collections import deque
 
@@ -82,22 +83,29 @@ def status_line(
 class StatusPort:
     """Writes status lines to a non-blocking descriptor (None: nobody listens) and never waits for the host.
 
-    Lines that the host does not take yet are kept, 64 at most, and offered again with the next one.
+    Safe to use from several threads. Lines that the host does not take yet are kept, 64 at most, and offered again with
+    the next one.
     """
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
         self._pending: deque[bytes] = deque()
+        self._lock = threading.Lock()
 
     def write(self, line: bytes) -> None:
         """Offer one line to the host."""
-        if len(self._pending) == _PENDING:
-            del self._pending[1]  # the first may be half sent
-        self._pending.append(line)
+        with self._lock:
+            if len(self._pending) == _PENDING:
+                del self._pending[1]  # the first may be half sent
+            self._pending.append(line)
         self.flush()
 
     def flush(self) -> bool:
         """Offer what is pending; True when nothing is left."""
+        with self._lock:
+            return self._offer()
+
+    def _offer(self) -> bool:
         while self._pending and self._descriptor is not None:
             try:
                 sent = os.write(self._descriptor, self._pending[0])
