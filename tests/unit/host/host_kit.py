@@ -39,7 +39,7 @@ def make_guest(directory: Path) -> GuestImage:
 
 
 def make_launchable(guest: GuestImage) -> GuestImage:
-    """`guest` with files that QEMU takes: a kernel's header (Documentation/arch/x86/boot.rst) and firmware that halts."""
+    """`guest` with files that QEMU takes: a kernel's header (Documentation/arch/x86/boot.rst), firmware that halts."""
     kernel = bytearray(8192)
     kernel[0x1F1] = 4
     kernel[0x202:0x208] = b"HdrS" + (0x20F).to_bytes(2, "little")

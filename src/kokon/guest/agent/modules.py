@@ -19,7 +19,6 @@ INDEX = Path("/usr/lib/kokon/modules.json")
 NETWORK = ("virtio_net",)
 STORAGE = ("virtio_blk", "ext4", "dm_mod", "aesni_intel", "xts", "dm_crypt")
 VOLUME = ("sha256_ssse3", "authenc", "dm_integrity")
-HARDWARE = ("sev_guest", "tdx_guest")
 _LOADED = Path("/sys/module")
 _INDEX_LIMIT = 256 << 10
 # Absent hardware, or an algorithm that another module gave already, is no reason to stop.
