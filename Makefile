@@ -16,8 +16,8 @@ demo: setup guest ## run a confidential container, end to end, and attack it
 test: setup guest lint unit ## everything that must pass
 
 lint: setup ## style, types and who may import whom
-	@$(RUN)/ruff check src tests
-	@$(RUN)/ruff format --check -q src tests
+	@$(RUN)/ruff check src tests bench examples
+	@$(RUN)/ruff format --check -q src tests bench examples
 	@$(RUN)/mypy
 	@$(RUN)/lint-imports
 

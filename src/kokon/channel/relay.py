@@ -8,7 +8,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from kokon.channel.tls import BUFFER
+from kokon.channel.tls import BUFFER, send_at_once
 from kokon.errors import UnreachableError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def relay(tls: TlsStream, plain: socket.socket, *, idle: float) -> None:
     close_notify, lest a cut message passes for a whole one.
     """
     plain.setblocking(False)
+    send_at_once(plain)
     try:
         _Relay(tls, plain).run(idle)
     except (UnreachableError, OSError):

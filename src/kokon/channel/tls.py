@@ -57,6 +57,12 @@ def client_context(protocols: Sequence[str]) -> ssl.SSLContext:
     return context
 
 
+def send_at_once(sock: socket.socket) -> None:
+    """Switch Nagle's delay off on a TCP socket; others have none."""
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 class TlsStream:
     """One TLS connection over a connected socket, which it owns from now on. Times are seconds.
 
@@ -67,6 +73,7 @@ class TlsStream:
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, server_side: bool) -> None:
         sock.setblocking(False)
+        send_at_once(sock)
         self.socket = sock
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
