@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from kokon.appraisal.appraise import appraise
 from kokon.appraisal.policy import Policy, ReferenceValues
 from kokon.channel.certificate import read_certificate
-from kokon.channel.trust import UserTrust, key_fingerprint
+from kokon.channel.trust import UserTrust, key_fingerprint, owner_fingerprint
 from kokon.errors import KokonError, StaleError, UntrustedError
 from kokon.image.dsse import envelope_from, verify_envelope
 from kokon.image.fit import check_fit
@@ -65,7 +65,7 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class Verification:
     """The verdict on one peer at one time. `spki` (DER) is the TLS key that it is about: only connections to that
-    key are meant."""
+    key are meant. `launch_document` is the document's SHA-256, hex."""
 
     at: datetime
     spki: bytes
@@ -78,6 +78,7 @@ class Verification:
     released: tuple[str, ...] = ()
     started: str | None = None
     root: str = field(default="")
+    launch_document: str | None = None
 
     @property
     def failures(self) -> tuple[Check, ...]:
@@ -119,6 +120,7 @@ class Verification:
             "image": self.image,
             "author": self.author,
             "measurement": self.measurement,
+            "launch_document": self.launch_document,
             "released": list(self.released),
             "started": self.started,
             "steps": [step.as_dict() for step in self.steps],
@@ -150,7 +152,7 @@ def appraise_peer(
         hardware_step,
         key_step,
         fresh_step,
-        _launch_step(answer, document, document_checks, claims),
+        _launch_step(answer, document, document_checks, claims, trust),
         author_step,
         _image_step(document, statement, image),
         _measurement_step(claims, answer, statement, policy or Policy(), now),
@@ -168,6 +170,7 @@ def appraise_peer(
         released=answer.runtime.released,
         started=answer.runtime.started,
         root=claims.root,
+        launch_document=document_digest(answer.document).hex(),
     )
 
 
@@ -271,7 +274,9 @@ def _fresh_step(answer: Answer, nonce: bytes, peer: PeerCertificate | None, clai
     return Step("fresh", "The evidence answers this connection's question, now", checks)
 
 
-def _launch_step(answer: Answer, document: LaunchDocument | None, parsed: tuple[Check, ...], claims: Claims) -> Step:
+def _launch_step(
+    answer: Answer, document: LaunchDocument | None, parsed: tuple[Check, ...], claims: Claims, trust: UserTrust
+) -> Step:
     digest = document_digest(answer.document)
     hint = "the host started the guest with another launch document than the one shown"
     checks = (*parsed, _same("host-data", "launch-document-mismatch", claims.host_data, digest, hint))
@@ -284,7 +289,21 @@ def _launch_step(answer: Answer, document: LaunchDocument | None, parsed: tuple[
         checks += (passed("runtime-document"),)
     else:
         checks += (failed("runtime-document", "runtime-mismatch", expected=", ".join(meant), found=", ".join(told)),)
+    checks += _owner_checks(document, trust)
     return Step("launch", title, checks, (*_document_facts(document), ("digest", "sha256:" + digest.hex())))
+
+
+def _owner_checks(document: LaunchDocument, trust: UserTrust) -> tuple[Check, ...]:
+    """Whose server released the secrets: any author's image may be admitted by an owner whom the user does not know."""
+    if not trust.owners:
+        hint = "kokon trust owner FILE, with the owner's certificate, demands that this owner's server gave the secrets"
+        return (not_checked("owner-trusted", "owner-not-pinned", hint=hint),)
+    found, checks = _attempt("owner-trusted", lambda: owner_fingerprint(document.provisioning.certificate))
+    if found is None or found in trust.owners:
+        return checks
+    hint = "get the certificate of the owner's server by a way that you trust, then: kokon trust owner FILE"
+    expected = ", ".join(sorted(trust.owners))
+    return (failed("owner-trusted", "owner-untrusted", expected=expected, found=found, hint=hint),)
 
 
 def _document_facts(document: LaunchDocument) -> tuple[tuple[str, str], ...]:

@@ -11,6 +11,7 @@ def connect(
     listen: str = "127.0.0.1:0",
     author: list[Path] | None = None,
     accept_simulated: list[str] | None = None,
+    owner: list[Path] | None = None,
     image: str | None = None,
     reverify: int = 10,
     json: bool = False,
@@ -32,6 +33,8 @@ def connect(
         File with the public key of an author to trust, for this once. May be repeated.
     accept_simulated
         Fingerprint of a simulated root to accept, for this once. May be repeated.
+    owner
+        Certificate (PEM) of an owner's provisioning server to trust, for this once. May be repeated.
     image
         The image that must run: REPOSITORY@sha256:DIGEST.
     reverify
@@ -44,7 +47,7 @@ def connect(
     from kokon.cli.verify import peer_for, summary
 
     address = parse_listen(listen)
-    peer = peer_for(url, author, accept_simulated, image, reverify)
+    peer = peer_for(url, author, accept_simulated, owner, image, reverify)
     verification = peer.current()
     note(summary(verification))
     proxy = LocalProxy(peer, render_error)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from kokon.image.inspection import Inspection
 
 
@@ -57,8 +59,14 @@ def describe(name: str, found: Inspection) -> str:
         lines.append(
             f"author     {statement['author'] or '(no name)'}, {statement['created']} to {statement['not_after']}"
         )
+        lines.append(f"may vary   {_variable(statement)}")
         lines += [
             f"reference  {entry['tee']}, {entry['vcpus']} vCPU: {entry['measurement'][:32]}..."
             for entry in statement["reference"]
         ]
     return "\n".join(lines)
+
+
+def _variable(statement: dict[str, Any]) -> str:
+    """What the author lets a launch decide about command and environment."""
+    return ", ".join(["arguments"] * statement["args_may_vary"] + statement["env"]) or "nothing"

@@ -15,11 +15,13 @@ def logs(
     follow: bool = False,
     author: list[Path] | None = None,
     accept_simulated: list[str] | None = None,
+    owner: list[Path] | None = None,
     json: bool = False,
 ) -> None:
     """Print a workload's output, read over the attested channel.
 
-    The guest is verified first; then the log's token is asked from the provisioning server and shown to the guest.
+    The guest is verified first. Only if its launch document is the one that is admitted at the owner's provisioning
+    server, the log's token is asked from there and shown to the guest.
 
     Example: kokon logs clinic --follow
 
@@ -33,6 +35,8 @@ def logs(
         File with the public key of an author to trust, for this once. May be repeated.
     accept_simulated
         Fingerprint of a simulated root to accept, for this once. May be repeated.
+    owner
+        Certificate (PEM) of an owner's provisioning server to trust, for this once. May be repeated.
     json
         Print one JSON object per piece of output.
     """
@@ -43,7 +47,7 @@ def logs(
     from kokon.cli.verify import peer_for
 
     url = workload if "://" in workload else _published(workload)
-    output = peer_for(url, author, accept_simulated, None).logs(_token, follow=follow)
+    output = peer_for(url, author, accept_simulated, owner, None).logs(_token, follow=follow)
     with contextlib.suppress(KeyboardInterrupt), contextlib.closing(output):
         for chunk in output:
             if json:
@@ -66,7 +70,20 @@ def _published(name: str) -> str:
 
 
 def _token(verification: Verification) -> str:
+    """The log's token, for a guest with the admitted launch document: another one may name another owner's server, and
+    its log key is that owner's. Raises `UntrustedError` (`launch-document-not-admitted`)."""
+    from kokon.errors import UntrustedError
     from kokon.provisioning.client import AdminClient
 
+    name = verification.workload or ""
     with AdminClient.from_home() as admin:
-        return admin.log_token(verification.workload or "")
+        admitted = {one["name"]: one["host_data"] for one in admin.workloads()}
+        if admitted.get(name) != verification.launch_document:
+            raise UntrustedError(
+                "launch-document-not-admitted",
+                f"the guest's launch document is not the one that is admitted for {name!r}; no token was asked for",
+                expected=admitted.get(name, "no workload of this name"),
+                found=verification.launch_document,
+                hint="if it was admitted anew, launch it again with the new document; otherwise this is not your guest",
+            )
+        return admin.log_token(name)

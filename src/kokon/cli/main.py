@@ -64,6 +64,7 @@ COMMANDS = (
     Command("verify", "kokon.cli.verify:verify", "Verify a running service and show its chain of trust."),
     Command("connect", "kokon.cli.connect:connect", "Tunnel a local port over the attested channel."),
     Command("trust author", "kokon.cli.trust:trust_author", "Trust an author's public key."),
+    Command("trust owner", "kokon.cli.trust:trust_owner", "Trust the owner of a provisioning server."),
     Command("trust simulated", "kokon.cli.trust:trust_simulated", "Accept a simulated root by its fingerprint."),
     Command("trust list", "kokon.cli.trust:trust_list", "Show whom this user trusts."),
     Command("doctor", "kokon.cli.doctor:doctor", "Show what this machine can do and what is missing."),

@@ -33,9 +33,11 @@ class Options:
     author
         The author's name, for people.
     secret
-        Name of a secret that the application expects. May be repeated.
+        Name of a secret that the application expects; if any is named, a launch may give no others. May be repeated.
     vary
         Name of an environment variable that a launch may set. May be repeated.
+    vary_args
+        A launch may replace the image's arguments; without an entry point, that is the whole command.
     not_after
         Days until the statement expires.
     plain_http
@@ -47,6 +49,7 @@ class Options:
     author: str = ""
     secret: tuple[str, ...] = ()
     vary: tuple[str, ...] = ()
+    vary_args: bool = False
     not_after: int = 365
     plain_http: bool = False
 
@@ -140,6 +143,7 @@ def claims_of(options: Options, now: datetime) -> Claims:
         not_after=now + timedelta(days=check_days(options.not_after)),
         author=options.author,
         env=options.vary,
+        args_may_vary=options.vary_args,
         secrets=options.secret,
         guest=guest,
         reference=values,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import signal as signals
+from signal import Signals
 
 from kokon.cli.output import emit, kokon_home
 from kokon.errors import UsageError
 from kokon.host.lifecycle import STOP_GRACE
 from kokon.host.lifecycle import remove as remove_container
 from kokon.host.lifecycle import stop as stop_container
+
+SIGNALS = tuple(Signals(number) for number in (15, 2, 1, 3, 10, 12, 9))
 
 
 def stop(name: str, /, *, grace: float = STOP_GRACE, signal: str = "TERM", json: bool = False) -> None:
@@ -23,7 +25,7 @@ def stop(name: str, /, *, grace: float = STOP_GRACE, signal: str = "TERM", json:
     grace
         Seconds for the application to end by itself.
     signal
-        Signal that the application gets.
+        Signal that the application gets: TERM, INT, HUP, QUIT, USR1, USR2 or KILL.
     json
         Print JSON.
     """
@@ -53,11 +55,12 @@ def rm(name: str, /, *, force: bool = False, json: bool = False) -> None:
 
 
 def parse_signal(text: str) -> int:
-    """Number of a signal from `TERM`, `SIGTERM` or `15`. Raises `UsageError` (`signal-unknown`)."""
+    """Number of a signal that a guest accepts, from `TERM`, `SIGTERM` or `15`. Raises `UsageError` (`signal-unknown`)."""
     name = text.upper().removeprefix("SIG")
-    try:
-        return signals.Signals(int(name)) if name.isdecimal() and name.isascii() else signals.Signals[f"SIG{name}"]
-    except (ValueError, KeyError) as error:
+    numbers = {signal.name.removeprefix("SIG"): signal.value for signal in SIGNALS}
+    number = numbers.get(name, int(name) if name.isdecimal() and name.isascii() else 0)
+    if number not in numbers.values():
         raise UsageError(
-            "signal-unknown", "there is no such signal", expected="TERM, INT, HUP, ...", found=text
-        ) from error
+            "signal-unknown", "not a signal that a guest passes on", expected=", ".join(numbers), found=text
+        )
+    return number

@@ -29,6 +29,31 @@ def trust_author(file: Path, *, json: bool = False) -> None:
     emit({"author": fingerprint}, f"trusted from now on: author {fingerprint}", json)
 
 
+def trust_owner(file: Path, *, json: bool = False) -> None:
+    """Trust the owner of a provisioning server. Once any owner is trusted, only workloads whose secrets came from the
+    server of a trusted owner are verified; until then, any owner will do.
+
+    The file is tls.pem in the server's state directory. Get it by a way that you trust, or compare the fingerprint
+    that is printed with the owner's.
+
+    Example: kokon trust owner tls.pem
+
+    Parameters
+    ----------
+    file
+        The provisioning server's certificate, PEM.
+    json
+        Print the fingerprint as JSON.
+    """
+    from kokon.channel.trust import read_owner, read_trust, write_trust
+    from kokon.cli.output import emit, kokon_home
+
+    path = kokon_home() / "trust.json"
+    fingerprint = read_owner(file)
+    write_trust(path, read_trust(path).with_owner(fingerprint))
+    emit({"owner": fingerprint}, f"trusted from now on: owner {fingerprint}", json)
+
+
 def trust_simulated(fingerprint: str, *, json: bool = False) -> None:
     """Accept a simulated root, by its fingerprint. For trying out and testing: simulation hides nothing from the
     host.
@@ -53,7 +78,7 @@ def trust_simulated(fingerprint: str, *, json: bool = False) -> None:
 
 
 def trust_list(*, json: bool = False) -> None:
-    """List the authors and simulated roots that are trusted. Chip vendors' roots are built in.
+    """List the authors, owners and simulated roots that are trusted. Chip vendors' roots are built in.
 
     Example: kokon trust list
 
@@ -66,6 +91,10 @@ def trust_list(*, json: bool = False) -> None:
     from kokon.cli.output import emit, kokon_home
 
     trust = read_trust(kokon_home() / "trust.json")
-    authors, simulated = sorted(trust.fingerprints()), sorted(trust.trust.accepted_simulated)
-    lines = [f"author     {name}" for name in authors] + [f"simulated  {name}" for name in simulated]
-    emit({"authors": authors, "simulated": simulated}, "\n".join(lines) or "nobody yet: kokon trust author FILE", json)
+    members = {
+        "authors": sorted(trust.fingerprints()),
+        "owners": sorted(trust.owners),
+        "simulated": sorted(trust.trust.accepted_simulated),
+    }
+    lines = [f"{kind.removesuffix('s'):<11}{name}" for kind, names in members.items() for name in names]
+    emit(members, "\n".join(lines) or "nobody yet: kokon trust author FILE", json)

@@ -16,6 +16,7 @@ def verify(
     *,
     author: list[Path] | None = None,
     accept_simulated: list[str] | None = None,
+    owner: list[Path] | None = None,
     image: str | None = None,
     json: bool = False,
 ) -> None:
@@ -35,6 +36,9 @@ def verify(
         File with the public key of an author to trust, for this once. May be repeated.
     accept_simulated
         Fingerprint of a simulated root to accept, for this once. Simulation protects nothing. May be repeated.
+    owner
+        Certificate (PEM) of an owner's provisioning server to trust, for this once. If any owner is trusted, only an
+        owner whom you trust may have given the secrets. May be repeated.
     image
         The image that must run: REPOSITORY@sha256:DIGEST.
     json
@@ -42,7 +46,7 @@ def verify(
     """
     from kokon.cli.output import emit
 
-    verification = peer_for(url, author, accept_simulated, image).verify()
+    verification = peer_for(url, author, accept_simulated, owner, image).verify()
     if not json and sys.stdout.isatty():
         print_tree(url, verification)
     else:
@@ -51,7 +55,12 @@ def verify(
 
 
 def peer_for(
-    url: str, author: list[Path] | None, accept_simulated: list[str] | None, image: str | None, minutes: int = 10
+    url: str,
+    author: list[Path] | None,
+    accept_simulated: list[str] | None,
+    owner: list[Path] | None,
+    image: str | None,
+    minutes: int = 10,
 ) -> AttestedPeer:
     """The peer that the options of `verify`, `connect` and `logs` describe."""
     from datetime import timedelta
@@ -60,7 +69,7 @@ def peer_for(
     from kokon.channel.trust import gather_trust
     from kokon.cli.output import kokon_home
 
-    trust = gather_trust(kokon_home() / "trust.json", author or [], accept_simulated or [])
+    trust = gather_trust(kokon_home() / "trust.json", author or [], accept_simulated or [], owner or [])
     digest = None if image is None else image_digest(image)
     return AttestedPeer(url, trust, image=digest, max_age=timedelta(minutes=minutes))
 

@@ -160,6 +160,8 @@ def user(scene: Scene) -> None:
     stage.heading("user", "verifies before sending anything")
     stage.run("trust", "author", scene.work / "author" / "author.key.pub", home=home,
               show=["trust", "author", "author.key.pub"])  # fmt: skip
+    if scene.owner is not None:
+        stage.run("trust", "owner", scene.owner.certificate, home=home, show=["trust", "owner", "clinic-owner.pem"])
     stage.run("trust", "simulated", fingerprint(scene.home / "processor"), home=home)
     checked = stage.run("verify", scene.url, home=home)
     for step in checked["steps"]:

@@ -121,6 +121,9 @@ def _statement(statement: Statement) -> dict[str, Any]:
         "created": format_time(statement.created),
         "not_after": format_time(statement.not_after),
         "kek": statement.kek.kid,
+        "args_may_vary": statement.args_may_vary,
+        "env": list(statement.env),
+        "volumes": list(statement.volumes),
         "secrets": list(statement.secrets),
         "guest": None if guest is None else {"digest": guest.digest, "kernel_release": guest.kernel_release},
         "reference": [

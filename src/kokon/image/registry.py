@@ -75,6 +75,7 @@ class Registry:
 
     def __init__(self, url: str, *, auth: tuple[str, str] | None = None, client: httpx2.Client | None = None) -> None:
         self.url = url.rstrip("/")
+        self._origin = _origin(httpx2.URL(self.url))
         self._client = client or httpx2.Client(timeout=TIMEOUT, follow_redirects=True, auth=auth)
 
     def __enter__(self) -> Self:
@@ -232,7 +233,9 @@ class Registry:
     ) -> Iterator[httpx2.Response]:
         try:
             sent = {"Accept-Encoding": "identity", **(headers or {})}
-            with self._client.stream(method, url, content=content, headers=sent) as response:
+            ours = _origin(httpx2.URL(url)) == self._origin
+            auth = httpx2.USE_CLIENT_DEFAULT if ours else None
+            with self._client.stream(method, url, content=content, headers=sent, auth=auth) as response:
                 yield response
         except (httpx2.TransportError, httpx2.InvalidURL, httpx2.TooManyRedirects) as error:
             raise UnreachableError(
@@ -243,10 +246,19 @@ class Registry:
             ) from error
 
     def _location(self, response: httpx2.Response) -> httpx2.URL:
+        """Where an upload goes on: also at another origin, which gets no password, but never with less protection."""
         location = response.headers.get("Location", "")
         if not location:
             raise UnreachableError("registry-error", "the registry names no place for an upload")
-        return response.url.join(location)
+        place = response.url.join(location)
+        if self._origin[0] == "https" and place.scheme != "https":
+            raise UntrustedError(
+                "upload-downgraded",
+                f"the registry {self.url} wants an upload without TLS",
+                expected="an https address",
+                found=f"{place.scheme}://{place.host}",
+            )
+        return place
 
     def _expect(self, response: httpx2.Response, *statuses: int) -> None:
         status = response.status_code
@@ -264,6 +276,10 @@ class Registry:
                 expected=f"HTTP {statuses[0]}",
                 found=f"HTTP {status} for {response.request.method} {response.request.url.path}",
             )
+
+
+def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
 
 
 def fallback_tag(digest: str) -> str:

@@ -48,12 +48,14 @@ _RUN_DROPPED = ("Labels", "Hostname", "Domainname", "Image", "OnBuild", "AttachS
 @dataclass(frozen=True, slots=True)
 class Claims:
     """What the author says beyond the image itself. `author` is a name for people; `env` names variables that may
-    vary; `secrets` names those that the application expects; `reference` holds accepted launch measurements."""
+    vary, `args_may_vary` lets a launch give arguments of its own; `secrets` names those that the application expects;
+    `reference` holds accepted launch measurements."""
 
     created: datetime
     not_after: datetime
     author: str = ""
     env: tuple[str, ...] = ()
+    args_may_vary: bool = False
     secrets: tuple[str, ...] = ()
     guest: GuestReference | None = None
     reference: tuple[ReferenceEntry, ...] = field(default=())
@@ -169,6 +171,7 @@ def _of_claims(claims: Claims) -> dict[str, Any]:
         "created": claims.created.replace(microsecond=0),
         "not_after": claims.not_after.replace(microsecond=0),
         "env": claims.env,
+        "args_may_vary": claims.args_may_vary,
         "secrets": claims.secrets,
         "guest": claims.guest,
         "reference": claims.reference,

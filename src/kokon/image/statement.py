@@ -56,7 +56,10 @@ class ReferenceEntry:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """An author's words about the image whose manifest digest is `subject`. Times are aware, UTC, whole seconds."""
+    """An author's words about the image whose manifest digest is `subject`. Times are aware, UTC, whole seconds.
+
+    `args` are the image's own arguments; only if `args_may_vary` may a launch give others.
+    """
 
     subject: str
     name: str
@@ -68,6 +71,7 @@ class Statement:
     kek: Kek
     entrypoint: tuple[str, ...] = ()
     args: tuple[str, ...] = ()
+    args_may_vary: bool = False
     env: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
@@ -94,6 +98,7 @@ def encode_statement(statement: Statement) -> bytes:
         "config": statement.config,
         "entrypoint": list(statement.entrypoint),
         "args": list(statement.args),
+        "argsMayVary": statement.args_may_vary,
         "env": list(statement.env),
         "ports": list(statement.ports),
         "volumes": list(statement.volumes),
@@ -143,6 +148,7 @@ def parse_statement(payload: bytes) -> Statement:
         kek=_kek(predicate.value("kek")),
         entrypoint=_texts(predicate, "entrypoint"),
         args=_texts(predicate, "args"),
+        args_may_vary=predicate.flag("argsMayVary", default=False),
         env=_texts(predicate, "env"),
         ports=_texts(predicate, "ports"),
         volumes=_texts(predicate, "volumes"),

@@ -26,6 +26,8 @@ from kokon.wire import Fields
 DOCUMENT_LIMIT = 256 << 10
 DISK_MAGIC = b"initdata"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+# The serial number of a virtio disk, `vol-` and this name, has 20 bytes (virtio 1.2, 5.2.6.1).
+_VOLUME = re.compile(r"[a-z0-9]([a-z0-9-]{0,14}[a-z0-9])?")
 _SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}"
 _RESOURCE = re.compile(rf"kbs:///{_SEGMENT}/{_SEGMENT}/{_SEGMENT}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -194,8 +196,11 @@ def _document(fields: Fields) -> LaunchDocument:
         volumes=tuple(_volume(Fields(v, "volume")) for v in fields.array("volume", default=[], limit=8)),
     )
     fields.finish()
-    for names in ([s.name for s in document.secrets], [v.name for v in document.volumes]):
-        _require(len(set(names)) == len(names), "names of secrets and of volumes must be unique")
+    secrets, volumes = document.secrets, document.volumes
+    _require_unique([s.name for s in secrets], "names of secrets must be unique")
+    _require_unique([v.name for v in volumes], "names of volumes must be unique")
+    _require_unique([*env, *(s.env for s in secrets if s.env)], "a variable must be given once")
+    _require_unique([*(s.file for s in secrets if s.file), *(v.path for v in volumes)], "a path must be given once")
     return document
 
 
@@ -234,7 +239,7 @@ def _secret(fields: Fields) -> SecretUse:
 
 def _volume(fields: Fields) -> VolumeUse:
     volume = VolumeUse(
-        name=_match(_NAME, fields.text("name"), "volume name"),
+        name=_match(_VOLUME, fields.text("name"), "volume name"),
         path=_path(fields.text("path")),
         key=_match(_RESOURCE, fields.text("key"), "volume key"),
     )
@@ -245,6 +250,10 @@ def _volume(fields: Fields) -> VolumeUse:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise MalformedError("document-malformed", message)
+
+
+def _require_unique(names: list[str], message: str) -> None:
+    _require(len(set(names)) == len(names), message)
 
 
 def _match(pattern: re.Pattern[str], text: str, what: str) -> str:

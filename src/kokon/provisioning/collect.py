@@ -95,9 +95,10 @@ def launch_document(
 ) -> bytes:
     """The launch document for `image` as `wishes` want it; it pins the server that `access` leads to.
 
-    Raises `UsageError` (`port-missing`, `secret-malformed`, `volume-malformed`, `env-malformed`), `MalformedError`
-    (`document-malformed`).
+    Raises `UsageError` (`port-missing`, `secret-malformed`, `volume-malformed`, `env-malformed`, `text-not-utf-8`),
+    `MalformedError` (`document-malformed`).
     """
+    _check_texts(wishes)
     name = wishes.workload
     return build_document(
         LaunchDocument(
@@ -125,6 +126,21 @@ def admission_body(name: str, document: bytes, image: SealedImage, *, allow_debu
         "policy": {"allow_debug": allow_debug, "minimum_tcb": {}},
         "resources": [],
     }
+
+
+def _check_texts(wishes: Wishes) -> None:
+    """Python hands bytes of the command line that are not UTF-8 over as lone surrogates, which no document can hold."""
+    texts = (wishes.workload, wishes.server or "", *wishes.secrets, *wishes.volumes, *wishes.env, *wishes.args)
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                "text-not-utf-8",
+                "a launch document holds text only, and this is not UTF-8",
+                found=ascii(text[:100]),
+                hint="put binary data into a secret or into the image",
+            ) from error
 
 
 def choose_port(wanted: int | None, image: SealedImage) -> int:

@@ -87,16 +87,16 @@ def policy(workload: Workload) -> Policy:
     return Policy(allow_debug=workload.allow_debug, minimum_tcb=dict(workload.minimum_tcb))
 
 
-def check_release(workload: Workload | None, host_data: str, path: str, now: datetime) -> Workload:
-    """The workload, if an enclave that was attested as it may have `path` at `now`.
+def check_release(workload: Workload | None, terms: str, path: str, now: datetime) -> Workload:
+    """The workload, if an enclave that was attested under its `terms` may have `path` at `now`.
 
     Raises `DeniedError` (`workload-withdrawn`, `resource-not-granted`), `StaleError` (`reference-expired`).
     """
-    if workload is None or not hmac.compare_digest(workload.host_data.hex().encode(), host_data.encode()):
+    if workload is None or not hmac.compare_digest(workload.terms().encode(), terms.encode()):
         raise DeniedError(
             "workload-withdrawn",
-            "the workload was withdrawn or replaced since this enclave attested",
-            hint="launch it with the launch document that is admitted now",
+            "the workload was withdrawn or replaced, or its policy was changed, since this enclave attested",
+            hint="launch it again, with the launch document that is admitted now",
         )
     if now >= workload.not_after:
         raise StaleError(

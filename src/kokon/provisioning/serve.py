@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import json
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -103,6 +104,7 @@ def serve(options: ServeOptions, announce: Callable[[Ready], None]) -> None:
 
     Raises `HostError` (`port-taken`, `listen-failed`, and those of the store), and what keys and certificate raise.
     """
+    _raise_descriptor_limit()
     now = datetime.now(UTC)
     keys = open_keys(options.state)
     named = () if options.host in _WILDCARDS else (options.host,)
@@ -190,6 +192,12 @@ class _Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow as many descriptors as the process may have: by default fewer than `CONNECTIONS` and the store need."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -29,6 +29,7 @@ from kokon.provisioning.protocol import (
     resource_path,
 )
 from kokon.provisioning.release import check_release, error_check, judge
+from kokon.provisioning.throttle import Throttle
 from kokon.provisioning.workload import Workload, decode_workload, encode_workload
 from kokon.tee.evidence import Check, Trust
 from kokon.wire import Fields, parse_json
@@ -45,6 +46,8 @@ ISSUER = "kokon"
 LOG_PAGE = 1000
 WORKLOAD_CLAIM = "kokon.workload"
 HOST_DATA_CLAIM = "kokon.host-data"
+TERMS_CLAIM = "kokon.terms"
+"""`Workload.terms` at the time of the attestation: what it was judged by must still hold at each release."""
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
@@ -58,10 +61,10 @@ class Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """What a verified token says: the workload, its launch document's digest (hex), the enclave's key, token id."""
+    """What a verified token says: the workload, its terms when it was judged, the enclave's key, token id."""
 
     workload: str
-    host_data: str
+    terms: str
     jwk: dict[str, str]
     identity: str
 
@@ -84,6 +87,7 @@ class Service:
         self._clock = clock
         self._trust = trust
         self._lock = threading.Lock()
+        self._throttle = Throttle()
         self._workloads = self._load()
         store.append(
             clock(),
@@ -97,6 +101,7 @@ class Service:
 
     def stop(self) -> None:
         """Note the end in the log and give the store back."""
+        self._log_suppressed()
         self._store.append(self._clock(), "server-stopped", {})
         self._store.close()
 
@@ -137,7 +142,7 @@ class Service:
             holder = self._holder(cookie, bearer, now)
             details |= {"workload": holder.workload, "tee_key": thumbprint(holder.jwk), "token": holder.identity}
             workload = self._snapshot().get(holder.workload)
-            check_release(workload, holder.host_data, check_path(path), now)
+            check_release(workload, holder.terms, check_path(path), now)
             value = self._store.get("resource", path)
             if value is None:
                 raise DeniedError(
@@ -148,7 +153,7 @@ class Service:
                 )
             message = encrypt_to(from_jwk(holder.jwk), value, algorithm=holder.jwk["alg"])
         except KokonError as error:
-            raise self._refuse("resource-denied", error, details) from error
+            raise self._refuse("resource-denied", error, details, attested="token" in details) from error
         self._store.append(now, "resource-released", details)
         return message
 
@@ -173,7 +178,7 @@ class Service:
         annotated = claims["submods"]["cpu0"]["ear.veraison.annotated-evidence"]
         return Bearer(
             workload=claims[WORKLOAD_CLAIM],
-            host_data=claims[HOST_DATA_CLAIM],
+            terms=claims.get(TERMS_CLAIM, ""),
             jwk=annotated["runtime_data_claims"]["tee-pubkey"],
             identity=claims["jti"],
         )
@@ -189,21 +194,47 @@ class Service:
             "eat_nonce": attestation.nonce,
             WORKLOAD_CLAIM: workload.name,
             HOST_DATA_CLAIM: workload.host_data.hex(),
+            TERMS_CLAIM: workload.terms(),
         }
         claims = result.as_ear(now, TOKEN_LIFETIME, issuer=ISSUER, runtime_data=runtime, extra=extra)
         return jwt.sign(claims, self._keys.token)
 
-    def _refuse(self, event: str, error: KokonError, details: Mapping[str, Any]) -> Refusal:
-        return self._deny(event, error.code, error.message, details, [error_check("request", error)])
+    def _refuse(self, event: str, error: KokonError, details: Mapping[str, Any], *, attested: bool = False) -> Refusal:
+        checks = [error_check("request", error)]
+        return self._deny(event, error.code, error.message, details, checks, attested=attested)
 
     def _deny(
-        self, event: str, code: str, message: str, details: Mapping[str, Any], checks: Sequence[Check]
+        self,
+        event: str,
+        code: str,
+        message: str,
+        details: Mapping[str, Any],
+        checks: Sequence[Check],
+        *,
+        attested: bool = False,
     ) -> Refusal:
+        """The refusal, logged; one of many alike that nobody `attested` asked for is only counted."""
         denial = secrets.token_hex(8)
         listed = [_bounded(check) for check in checks[:64]]
         entry = {**details, "denial": denial, "code": code, "message": message, "checks": listed}
-        self._store.append(self._clock(), event, entry, denial)
+        if attested:
+            self._store.append(self._clock(), event, entry, denial)
+        else:
+            self._append_throttled(event, code, entry, denial)
         return Refusal(code, denial)
+
+    def _append_throttled(self, event: str, code: str, details: Mapping[str, Any], denial: str | None = None) -> None:
+        now = self._clock()
+        if self._throttle.admit(event, code, now):
+            with self._store.transaction():
+                self._log_suppressed(event, code)
+                self._store.append(now, event, details, denial)
+
+    def _log_suppressed(self, event: str | None = None, code: str | None = None) -> None:
+        for one in self._throttle.drain(event, code):
+            since = one.since.isoformat(timespec="milliseconds")
+            details = {"refused": one.event, "code": one.code, "count": one.count, "since": since}
+            self._store.append(self._clock(), "refusals-counted", details)
 
     # -- the owner -------------------------------------------------------------------------------------------------
 
@@ -211,7 +242,7 @@ class Service:
         """Whether `bearer` is the admin token; a wrong one is logged."""
         if bearer is not None and hmac.compare_digest(bearer.encode(), self._keys.admin_token.encode()):
             return True
-        self._store.append(self._clock(), "admin-denied", {"code": "admin-token"})
+        self._append_throttled("admin-denied", "admin-token", {"code": "admin-token"})
         return False
 
     def owner_key(self) -> dict[str, Any]:
@@ -346,6 +377,8 @@ class Service:
 
     def log(self, after: int, limit: int) -> dict[str, Any]:
         """Entries (exact texts) that follow number `after`, and where the log ends."""
+        if after == 0:
+            self._log_suppressed()
         entries, head = self._store.entries(after, min(limit, LOG_PAGE))
         return {
             "entries": [entry.decode() for entry in entries],
@@ -356,7 +389,12 @@ class Service:
         """The log entry of a denial, in full. Raises `DeniedError` (`denial-unknown`)."""
         entry = self._store.denial(identity)
         if entry is None:
-            raise DeniedError("denial-unknown", "there is no denial with this id", found=identity[:64])
+            raise DeniedError(
+                "denial-unknown",
+                "there is no denial with this id",
+                found=identity[:64],
+                hint="of many refusals alike the log keeps some and the number of the others: kokon log",
+            )
         return entry
 
     def _snapshot(self) -> Mapping[str, Workload]:

@@ -53,17 +53,20 @@ class RecordInfo:
 class Store:
     """Records and log in `directory`; one process at a time. Calls are safe from several threads.
 
-    Raises `HostError` (`state-in-use`, `store-failed`, `disk-full`) and `UntrustedError` (`store-tampered`,
-    `log-broken`).
+    Opening verifies the log's whole chain, in time that grows as the log does (some 50 µs an entry). Raises `HostError`
+    (`state-in-use`, `store-failed`, `disk-full`), `UntrustedError` (`store-tampered`, `log-broken`), and
+    `MalformedError` for log entries that cannot be read.
     """
 
     def __init__(self, directory: Path, master: bytes) -> None:
         self._cipher = AESGCM(master)
         self._lock = threading.RLock()
         self._guard = _exclusive(directory)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, self._guard)
             with _failures():
                 self._database = sqlite3.connect(directory / DATABASE, isolation_level=None, check_same_thread=False)
+                undo.callback(self._database.close)
                 (directory / DATABASE).chmod(0o600)
                 self._database.execute("PRAGMA journal_mode=WAL")
                 self._database.execute("PRAGMA synchronous=FULL")
@@ -73,9 +76,7 @@ class Store:
                 self._head = verify_chain(self._entries(0, None))
             self._check_master()
             self._check_head()
-        except (HostError, UntrustedError):
-            os.close(self._guard)
-            raise
+            undo.pop_all()
 
     def close(self) -> None:
         """Give the file back."""

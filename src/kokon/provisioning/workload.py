@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from kokon.errors import MalformedError
-from kokon.wire import Fields, parse_json, unhex
+from kokon.wire import Fields, canonical_json, parse_json, unhex
 
 RECORD_LIMIT = 4 << 20
 
@@ -35,6 +36,19 @@ class Workload:
     admitted: datetime
     allow_debug: bool = False
     minimum_tcb: tuple[tuple[str, int], ...] = ()
+
+    def terms(self) -> str:
+        """Hex SHA-256 of what an enclave of this workload is judged by: launch document, measurements and policy.
+
+        A token is good only under the terms that it was given under.
+        """
+        members = {
+            "host_data": self.host_data.hex(),
+            "measurements": [[tee, value.hex()] for tee, value in self.measurements],
+            "allow_debug": self.allow_debug,
+            "minimum_tcb": [[name, value] for name, value in self.minimum_tcb],
+        }
+        return hashlib.sha256(canonical_json(members)).hexdigest()
 
     def summary(self) -> dict[str, Any]:
         """The workload for people and programs; nothing in it is secret."""

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from channel_world import IMAGE, TOKEN, public_pem
-from verified_world import VerifiedWorld
+from channel_world import IMAGE, TOKEN, launch_document, public_pem
+from verified_world import VerifiedWorld, new_key
 
 from kokon.channel.proxy import LocalProxy
 from kokon.channel.verify import Verification
 from kokon.cli import logs as logs_command
 from kokon.cli.main import main
 from kokon.cli.verify import print_tree, summary
+from kokon.errors import UntrustedError
+from kokon.launch.document import Provisioning, document_digest
 from kokon.provisioning.client import AdminClient
+from kokon.provisioning.tls import make_certificate
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +40,29 @@ def test_trust_is_kept(trusting: VerifiedWorld, capsys: pytest.CaptureFixture[st
     capsys.readouterr()
     assert main(["trust", "list", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told == {"authors": sorted(trusting.trust.fingerprints()), "simulated": [trusting.root]}
+    assert told == {"authors": sorted(trusting.trust.fingerprints()), "owners": [], "simulated": [trusting.root]}
     assert main(["trust", "list"]) == 0
     assert trusting.root in capsys.readouterr().out
+
+
+def test_a_trusted_owner_is_demanded(trusting: VerifiedWorld, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    certificates = [make_certificate(new_key(), ["127.0.0.1"], trusting.now) for _ in range(2)]
+    for name, certificate in zip(("ours.pem", "theirs.pem"), certificates, strict=True):
+        (home / name).write_bytes(certificate)
+    server = Provisioning("https://127.0.0.1:8443", certificates[0].decode())
+    trusting.document = launch_document(public_pem(trusting.author), provisioning=server)
+    url = trusting.start()
+    assert main(["verify", url]) == 0
+    assert "not checked: owner-trusted [owner-not-pinned]" in capsys.readouterr().out
+    assert main(["verify", url, "--owner", str(home / "ours.pem")]) == 0
+    assert "owner-trusted" in capsys.readouterr().out
+    assert main(["trust", "owner", str(home / "theirs.pem"), "--json"]) == 0
+    fingerprint = json.loads(capsys.readouterr().out)["owner"]
+    for command in ("verify", "connect", "logs"):
+        assert main([command, url]) == 4
+        assert "owner-untrusted" in capsys.readouterr().err
+    assert main(["trust", "list"]) == 0
+    assert f"owner      {fingerprint}\n" in capsys.readouterr().out
 
 
 def test_nobody_trusted_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,6 +177,7 @@ def test_logs_print_the_output(
 
 def test_token_comes_from_the_provisioning_server(trusting: VerifiedWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
+    admitted: dict[str, str]
 
     class Admin:
         def __enter__(self) -> Self:
@@ -162,12 +186,23 @@ def test_token_comes_from_the_provisioning_server(trusting: VerifiedWorld, monke
         def __exit__(self, *_: object) -> None:
             return None
 
+        def workloads(self) -> list[dict[str, Any]]:
+            return [{"name": name, "host_data": digest} for name, digest in admitted.items()]
+
         def log_token(self, workload: str) -> str:
             asked.append(workload)
             return TOKEN
 
     monkeypatch.setattr(AdminClient, "from_home", lambda: Admin())
     verification = trusting.peer(trusting.start()).verify()
+    digest = document_digest(trusting.document).hex()
+    for others in ({}, {"clinic": "0" * 64}, {"bakery": digest}):
+        admitted = others
+        with pytest.raises(UntrustedError) as caught:
+            logs_command._token(verification)
+        assert caught.value.code == "launch-document-not-admitted"
+    assert asked == []
+    admitted = {"clinic": digest}
     assert logs_command._token(verification) == TOKEN
     assert asked == ["clinic"]
 
@@ -186,7 +221,7 @@ def test_logs_by_name_find_the_published_port(
         record: Any = None
 
     monkeypatch.setattr(state, "inspect_container", lambda directory: Found())
-    assert main(["logs", "clinic"]) == 2
-    assert "[container-not-published]" in capsys.readouterr().err
+    assert main(["logs", "clinic", "--json"]) == 2
+    assert json.loads(capsys.readouterr().err)["error"]["code"] == "container-not-published"
     Found.record = type("Record", (), {"publish": "127.0.0.1:8443"})()
     assert logs_command._published("clinic") == "https://127.0.0.1:8443"

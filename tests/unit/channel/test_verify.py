@@ -9,10 +9,12 @@ from verified_world import DEBUG, MEASUREMENT, VerifiedWorld, new_key
 
 from kokon.channel.certificate import make_certificate
 from kokon.channel.client import AttestedPeer
-from kokon.channel.trust import UserTrust
+from kokon.channel.trust import UserTrust, owner_fingerprint
 from kokon.channel.verify import Step, Verification
 from kokon.errors import KokonError, MalformedError, StaleError, UntrustedError
 from kokon.image.statement import ReferenceEntry
+from kokon.launch.document import Provisioning
+from kokon.provisioning.tls import make_certificate as make_tls_certificate
 from kokon.tee.evidence import Claims, Evidence, Trust, not_checked
 
 OTHER_IMAGE = "sha256:" + "d" * 64
@@ -214,9 +216,38 @@ def test_variable_that_the_author_fixed_is_refused(world: VerifiedWorld) -> None
     assert world.peer(world.start(guest)).verify().ok
 
 
+def test_arguments_of_the_owner_are_refused_unless_the_author_let_them_vary(world: VerifiedWorld) -> None:
+    world.document = launch_document(public_pem(world.author), args=("-c", "evil"))
+    assert refused(world, world.peer(world.start()))[0] == {"args-not-allowed"}
+
+
+def test_another_owner_than_the_trusted_one_is_refused(world: VerifiedWorld) -> None:
+    """An owner whom nobody knows admits the author's public image, with secrets and volumes of his own."""
+    certificates = [make_tls_certificate(new_key(), ["127.0.0.1"], world.now).decode() for _ in range(2)]
+    server = Provisioning("https://127.0.0.1:8443", certificates[0])
+    world.document = launch_document(public_pem(world.author), provisioning=server)
+    url = world.start()
+    (unpinned,) = [check for check in world.peer(url).verify().steps[3].checks if check.name == "owner-trusted"]
+    assert (unpinned.outcome, unpinned.code) == ("not-checked", "owner-not-pinned")
+    assert unpinned.hint
+    ours, theirs = map(owner_fingerprint, certificates)
+    assert refused(world, world.peer(url, trust=world.trust.with_owner(theirs)))[0] == {"owner-untrusted"}
+    verification = world.peer(url, trust=world.trust.with_owner(theirs).with_owner(ours)).verify()
+    assert verification.ok
+    assert "owner-trusted" in [check.name for check in verification.steps[3].checks if check.outcome == "passed"]
+
+
+def test_an_owners_certificate_that_is_none_is_refused(world: VerifiedWorld) -> None:
+    trust = world.trust.with_owner("0" * 64)
+    assert refused(world, world.peer(world.start(), trust=trust))[0] == {"owner-certificate-malformed"}
+
+
 def test_what_the_owner_decided_is_shown(world: VerifiedWorld) -> None:
     world.document = launch_document(public_pem(world.author), args=("serve", "--all"))
-    facts = dict(world.peer(world.start()).verify().steps[3].facts)
+    guest = world.guest(statement=world.statement(args_may_vary=True))
+    verification = world.peer(world.start(guest)).verify()
+    assert verification.ok
+    facts = dict(verification.steps[3].facts)
     assert facts["arguments"] == "'serve' '--all'"
     assert facts["secrets"] == "db as /run/secrets/db"
     assert facts["server"] == "https://127.0.0.1:8443"

@@ -59,7 +59,7 @@ def test_from_key_to_inspection(
     assert made["fingerprint"].startswith("sha256:")
     image = f"{server.host}/cli:1"
     words = ["seal", f"oci:{layout}", f"docker://{image}", "--key", key, "--owner", world / "owner-key.jwk"]
-    sealed = run(capsys, *words, "--author", "Ada", "--secret", "db", "--vary", "LANG")
+    sealed = run(capsys, *words, "--author", "Ada", "--secret", "db", "--vary", "LANG", "--vary-args")
     assert sealed["image"] == f"{image}@{sealed['digest']}"
     assert len(sealed["reference"]) == len(set(sealed["reference"])) == 3
     blind = run(capsys, "inspect", image)
@@ -69,6 +69,7 @@ def test_from_key_to_inspection(
     assert set(seen["checks"].values()) == {"passed"}
     assert seen["statement"]["author"] == "Ada"
     assert seen["statement"]["secrets"] == ["db"]
+    assert (seen["statement"]["args_may_vary"], seen["statement"]["env"]) == (True, ["LANG"])
     assert [entry["vcpus"] for entry in seen["statement"]["reference"]] == [1, 2, 4]
     assert all(layer["encrypted"] and layer["keys"] == [sealed["kek"]] for layer in seen["layers"])
     pinned = run(capsys, "inspect", f"{image}@{sealed['digest']}")
@@ -87,6 +88,7 @@ def test_as_text(world: Path, layout: Path, server: LocalRegistry, capsys: pytes
     assert "opened by kbs:///default/kek/" in out
     assert "signature      passed" in out
     assert "reference  simulated, 1 vCPU" in out
+    assert "may vary   nothing\n" in out
 
 
 def test_ordinary_image(

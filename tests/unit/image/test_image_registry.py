@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable
 
+import httpx2
 import pytest
 
 from kokon.errors import DeniedError, KokonError, UnreachableError, UntrustedError
@@ -112,6 +113,34 @@ def test_registry_that_indexes_referrers_itself() -> None:
         referrer = registry.attach("a", image, "a/b", b"one", "text/plain")
         assert pushed == [f"/v2/a/manifests/{referrer}"]
         assert registry.referrers("a", image.digest) == ()
+
+
+def test_an_upload_elsewhere_takes_no_password_along() -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        seen.append((f"{request.method} {request.url.host}", request.headers.get("Authorization")))
+        if request.method == "POST":
+            return httpx2.Response(202, headers={"Location": "https://storage.example/upload?id=1"})
+        return httpx2.Response(202 if request.method == "PATCH" else 201, headers={"Location": "/upload?id=2"})
+
+    with mocked("https://registry.example", answer) as registry:
+        registry.upload("a", [b"data"])
+    assert [where for where, _ in seen] == ["POST registry.example", "PATCH storage.example", "PUT storage.example"]
+    assert [bool(password) for _, password in seen] == [True, False, False]
+
+
+def test_an_upload_is_not_led_away_from_tls() -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        assert request.url.scheme == "https"
+        return httpx2.Response(202, headers={"Location": "http://registry.example/upload"})
+
+    with mocked("https://registry.example", answer) as registry:
+        refused(UntrustedError, "upload-downgraded", lambda: registry.upload("a", [b"data"]))
+
+
+def mocked(url: str, answer: Callable[[httpx2.Request], httpx2.Response]) -> Registry:
+    return Registry(url, client=httpx2.Client(transport=httpx2.MockTransport(answer), auth=("user", "word")))
 
 
 def test_nobody_listens() -> None:

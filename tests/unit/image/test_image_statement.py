@@ -58,6 +58,7 @@ STATEMENT = Statement(
     kek=Kek("kbs:///default/kek/1", encrypt_to(OWNER.public_key(), bytes(32))),
     entrypoint=("/bin/app",),
     args=("--port", "8080"),
+    args_may_vary=True,
     env=("LANG",),
     ports=("8080/tcp",),
     volumes=("/data",),
@@ -80,6 +81,12 @@ def test_statement_round_trip() -> None:
         assert read_statement(form, PEM, subject=DIGEST, now=NOW) == STATEMENT
     bare = replace(STATEMENT, guest=None, reference=())
     assert parse_statement(encode_statement(bare)) == bare
+
+
+def test_arguments_are_fixed_where_a_statement_does_not_say() -> None:
+    document = json.loads(encode_statement(STATEMENT))
+    del document["predicate"]["argsMayVary"]
+    assert not parse_statement(json.dumps(document).encode()).args_may_vary
 
 
 def test_statement_refusals() -> None:
@@ -117,6 +124,7 @@ def changed(path: str, value: Any) -> bytes:
         ("predicate.created", "2026-11-23 12:00:00", "time-malformed"),
         ("predicate.notAfter", "2026-02-30T00:00:00Z", "time-malformed"),
         ("predicate.env", [1], "statement-malformed"),
+        ("predicate.argsMayVary", 1, "field-type"),
         ("predicate.kek.kid", "https://x/a/b/c", "kid-malformed"),
         ("predicate.kek.more", 1, "field-unknown"),
         ("predicate.guest.digest", 5, "field-type"),

@@ -60,6 +60,11 @@ def test_command_may_be_left_to_the_image() -> None:
     assert parse_document(build_document(document)) == document
 
 
+def test_the_longest_volume_name_fits_a_virtio_serial_number() -> None:
+    document = replace(DOCUMENT, volumes=(VolumeUse("a-name-of-16-cha", "/data", "kbs:///a/b/c"),))
+    assert parse_document(build_document(document)) == document
+
+
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40), max_size=5))
 def test_any_argument_survives(args: list[str]) -> None:
     document = replace(DOCUMENT, args=tuple(args))
@@ -86,6 +91,12 @@ def test_any_argument_survives(args: list[str]) -> None:
         replace(DOCUMENT, secrets=(SecretUse("none", "kbs:///a/b/c"),)),
         replace(DOCUMENT, secrets=(SecretUse("dots", "kbs:///a/b/c", file="/run/../etc/passwd"),)),
         replace(DOCUMENT, volumes=(DOCUMENT.volumes[0], DOCUMENT.volumes[0])),
+        replace(DOCUMENT, volumes=(VolumeUse("a-name-of-17-char", "/data", "kbs:///a/b/c"),)),
+        replace(DOCUMENT, volumes=(*DOCUMENT.volumes, VolumeUse("more", "/data", "kbs:///a/b/c"))),
+        replace(DOCUMENT, volumes=(VolumeUse("db", "/run/secrets/db", "kbs:///a/b/c"),)),
+        replace(DOCUMENT, env=(("API_KEY", "x"),)),
+        replace(DOCUMENT, secrets=(*DOCUMENT.secrets, SecretUse("two", "kbs:///a/b/c", env="API_KEY"))),
+        replace(DOCUMENT, secrets=(*DOCUMENT.secrets, SecretUse("two", "kbs:///a/b/c", file="/run/secrets/db"))),
     ],
 )
 def test_bad_values_are_refused(document: LaunchDocument) -> None:

@@ -63,6 +63,8 @@ REFUSED: list[tuple[dict[str, Any], type[KokonError], str]] = [
     ({"statement": {"kek": Kek(KID, encrypt_to(OWNER.public_key(), b"short"))}}, MalformedError, "kek-size"),
     ({"statement": {"kek": Kek(KID, encrypt_to(OWNER.public_key(), KEK))}}, MalformedError, "kek-size"),
     ({"document": {"env": (("LD_PRELOAD", "x"),)}}, DeniedError, "env-not-allowed"),
+    ({"document": {"args": ("sh",)}}, DeniedError, "args-not-allowed"),
+    ({"statement": {"volumes": ("/elsewhere",)}}, DeniedError, "volume-not-allowed"),
     ({"document": {"workload": "other"}}, DeniedError, "workload-name-mismatch"),
     ({"name": "other"}, DeniedError, "workload-name-mismatch"),
     ({"launch_document": "version = 1"}, MalformedError, "field-type"),

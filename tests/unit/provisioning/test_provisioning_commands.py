@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -136,7 +137,7 @@ def sealed_clinic(registry: LocalRegistry, home: Path, key: ec.EllipticCurvePriv
 
 def test_from_a_sealed_image_to_a_released_secret(running, chip, registry, capsys, monkeypatch, tmp_path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
-    image = sealed_clinic(registry, tmp_path, key)
+    image = sealed_clinic(registry, tmp_path, key, secrets=("db-password", "api"))
     with typed_in(monkeypatch, b"correct horse"):
         assert run(capsys, "secret", "put", "clinic/db-password")["version"] == 1
     (tmp_path / "key.txt").write_bytes(b"from a file")
@@ -200,6 +201,11 @@ def test_admit_refuses(running, registry, capsys, tmp_path) -> None:
     assert fail(capsys, "admit", image, "--author", str(tmp_path / "none.pub"), *common) == "author-key-unreadable"
     assert fail(capsys, "admit", image + "x", "--author", author, *common) == "image-not-found"
     assert fail(capsys, "admit", image, "--author", author, *common) == "statement-secret-missing"
+    words = ["admit", image, "--author", author, "--secret", "db-password", *common]
+    assert fail(capsys, *words, "--arg", "sh") == "args-not-allowed"
+    not_text = os.fsdecode(b"\xff\xfe")
+    for option in ("--arg", "--env=A"):
+        assert fail(capsys, *words, f"{option}={not_text}") == "text-not-utf-8"
     bad = [*common[:-1], str(tmp_path / "no" / "launch.toml")]
     assert fail(capsys, "admit", image, "--author", author, "--secret", "db-password", *bad) == "output-unwritable"
     assert not (tmp_path / "launch.toml").exists()
@@ -238,6 +244,12 @@ def test_what_the_server_tells_when_ready(running, tmp_path) -> None:
     assert state.stat().st_mode & 0o777 == 0o700
     assert running.end(signal.SIGTERM) == 0
     assert "Traceback" not in (tmp_path / "stderr").read_text()
+
+
+def test_the_server_may_open_as_many_files_as_the_machine_lets_it(running) -> None:
+    assert running.process is not None
+    soft, hard = resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE)
+    assert soft == hard
 
 
 def test_acknowledged_survives_kill(running, tmp_path) -> None:

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from provisioning_factory import DEBUG, KEK, MEASUREMENT, POLICY, attestation, launch
 
 from kokon.errors import DeniedError, UntrustedError
+from kokon.image.statement import ReferenceEntry
 from kokon.jose.jwe import decrypt, public_jwk, thumbprint
 from kokon.provisioning.app import BODY_SECONDS
 from kokon.provisioning.log import verify_chain
@@ -76,6 +77,7 @@ def test_token_is_an_ear_bound_to_the_key_and_the_workload(server, chip) -> None
     assert runtime["tee-pubkey"] == public_jwk(server.tee_key)
 
 
+OTHER_REFERENCE = {"reference": (ReferenceEntry("simulated", 1, "max,-cx16", bytes(48)),)}
 ATTACKS: list[tuple[str, dict[str, Any]]] = [
     ("measurement-unknown", {"measurement": bytes(48)}),
     ("debug-enabled", {"policy": POLICY | DEBUG}),
@@ -226,7 +228,7 @@ def test_statement_that_ends_while_a_token_lives(server, chip) -> None:
     from kokon.errors import StaleError
 
     with pytest.raises(StaleError) as caught:
-        check_release(workload, workload.host_data.hex(), workload.resources[0], workload.not_after)
+        check_release(workload, workload.terms(), workload.resources[0], workload.not_after)
     assert caught.value.code == "reference-expired"
 
 
@@ -263,6 +265,48 @@ def test_withdrawn_and_replaced_workloads_get_nothing(server, chip) -> None:
         with pytest.raises(DeniedError) as caught:
             call("clinic")
         assert caught.value.code == "workload-not-found"
+
+
+def test_a_policy_taken_back_ends_what_was_allowed_under_it(server, chip) -> None:
+    lax = {"allow_debug": True, "minimum_tcb": {}}
+    document = server.admit(policy=lax)
+    assert server.attest(chip, document, policy=POLICY | DEBUG).status_code == 200
+    assert server.guest.get(SECRET).status_code == 200
+    server.admit(policy=lax, statement={"not_after": server.clock() + timedelta(days=9)})
+    assert server.guest.get(SECRET).status_code == 200, "admitted anew under the same terms"
+    for changes in ({}, {"policy": {**lax, "minimum_tcb": {"snp": 1}}}, {"policy": lax, "statement": OTHER_REFERENCE}):
+        assert server.admit(**changes) == document
+        answer = server.guest.get(SECRET)
+        assert (answer.status_code, server.denial(answer)[0]) == (403, "workload-withdrawn")
+    server.admit(policy=lax)
+    assert server.guest.get(SECRET).status_code == 200
+
+
+def test_refusals_of_strangers_do_not_fill_the_log(server, chip) -> None:
+    from kokon.provisioning.throttle import BURST, REFILL
+
+    document = server.admit()
+    answers = [server.guest.get(SECRET) for _ in range(BURST + 5)]
+    assert {answer.status_code for answer in answers} == {401}
+    for _ in range(BURST + 7):
+        server.guest.get("/kokon/v1/log", headers={"Authorization": "Bearer wrong"})
+    with pytest.raises(DeniedError) as caught:
+        server.denial(answers[-1])
+    assert caught.value.code == "denial-unknown"
+    events = server.events()
+    assert [entry["event"] for entry in events].count("resource-denied") == BURST
+    counted = {entry["code"]: entry for entry in events if entry["event"] == "refusals-counted"}
+    assert {code: entry["count"] for code, entry in counted.items()} == {"token-missing": 5, "admin-token": 7}
+    assert counted["token-missing"]["refused"] == "resource-denied"
+    server.guest.get(SECRET)
+    server.clock.offset = REFILL
+    assert server.denial(server.guest.get(SECRET))[0] == "token-missing"
+    assert [entry["event"] for entry in server.events()[-2:]] == ["refusals-counted", "resource-denied"]
+    assert server.attest(chip, document).status_code == 200
+    for _ in range(BURST + 1):
+        answer = server.guest.get("/kbs/v0/resource/clinic/secret/unknown")
+        assert answer.status_code == 403
+    assert server.denial(answer)[0] == "resource-not-granted", "what an attested enclave asks for is always kept"
 
 
 def test_bad_tokens(server) -> None:
@@ -470,8 +514,6 @@ def test_a_full_disk_answers_503_and_releases_nothing(server, chip) -> None:
 
 
 def test_measurement_of_the_real_kind_does_not_admit_a_simulated_enclave(server, chip) -> None:
-    from kokon.image.statement import ReferenceEntry
-
     reference = (ReferenceEntry("snp", 1, "EPYC-v4", MEASUREMENT),)
     document = server.admit(statement={"reference": reference})
     assert server.denial(server.attest(chip, document))[0] == "measurement-unknown"

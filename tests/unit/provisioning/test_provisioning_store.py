@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kokon.errors import HostError, KokonError, UntrustedError
+from kokon.errors import HostError, KokonError, MalformedError, UntrustedError
 from kokon.provisioning.log import verify_chain
 from kokon.provisioning.store import DATABASE, Store
 
@@ -118,6 +118,22 @@ def test_the_log_cannot_be_rewritten_and_tampering_stops_the_server(tmp_path: Pa
     with pytest.raises(KokonError) as caught:
         Store(tmp_path, KEY)
     assert caught.value.code == "log-broken"
+
+
+def test_a_store_that_does_not_open_keeps_nothing_open(tmp_path: Path) -> None:
+    store = Store(tmp_path, KEY)
+    store.append(NOW, "test", {})
+    store.close()
+    database = raw(tmp_path)
+    database.execute("DROP TRIGGER log_no_update")
+    database.execute("UPDATE log SET entry = x'00'")
+    database.close()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(2):  # not state-in-use the second time
+        with pytest.raises(MalformedError) as caught:
+            Store(tmp_path, KEY)
+        assert caught.value.code == "json-malformed"
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_entries_cut_off_at_the_end_are_missed(tmp_path: Path) -> None:
