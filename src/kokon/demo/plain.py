@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from kokon.demo.capture import Relay
 from kokon.demo.cloud import Holdings, descendants
-from kokon.demo.services import Server, free_port, start_registry
+from kokon.demo.services import Server, free_port, listens, start_registry
 from kokon.errors import HostError
 
 # Some machines forbid raising limits, and crun wants pure cgroup v2: the second form asks for less.
@@ -44,7 +43,8 @@ def running(image: Path, work: Path, token: str, password: str, capture: Path) -
     try:
         port = free_port()
         pid = podman.start(_pushed(image, registry), port, work, token, password)
-        _wait(port)
+        if not listens(port):
+            raise HostError("podman-unusable", "the application did not open its port under podman")
         processes = descendants([pid, podman.monitor(pid)])
         relay = Relay(port, work / "connection.capture")
         yield Plain(
@@ -121,19 +121,6 @@ def forget(area: Path) -> None:
     shutil.rmtree(area, ignore_errors=True)
     if area.exists():
         subprocess.run(["podman", "unshare", "rm", "-rf", area], capture_output=True, check=False)
-
-
-def _wait(port: int) -> None:
-    import socket
-
-    for _ in range(200):
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise HostError("podman-unusable", "the application did not open its port under podman")
 
 
 def _run(words: Sequence[str]) -> None:

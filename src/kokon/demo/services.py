@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Until somebody listens on `port`. Raises `HostError` (`demo-server-failed`)."""
+def listens(port: int, alive: Callable[[], bool] = lambda: True) -> bool:
+    """Whether somebody listens on `port` of the loopback interface, soon and while `alive`."""
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and alive():
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
         except OSError:
             time.sleep(0.05)
         else:
-            return
+            return True
+    return False
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until `process` listens on `port`. Raises `HostError` (`demo-server-failed`)."""
+    if listens(port, lambda: process.poll() is None):
+        return
     tail = log.read_text(errors="replace")[-400:] if log.exists() else ""
     raise HostError("demo-server-failed", f"{process.args!r} did not start", found=tail, hint=f"see {log}")
 
