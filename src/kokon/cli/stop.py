@@ -55,7 +55,10 @@ def rm(name: str, /, *, force: bool = False, json: bool = False) -> None:
 
 
 def parse_signal(text: str) -> int:
-    """Number of a signal that a guest accepts, from `TERM`, `SIGTERM` or `15`. Raises `UsageError` (`signal-unknown`)."""
+    """Number of a signal that a guest accepts, from `TERM`, `SIGTERM` or `15`.
+
+    Raises `UsageError` (`signal-unknown`).
+    """
     name = text.upper().removeprefix("SIG")
     numbers = {signal.name.removeprefix("SIG"): signal.value for signal in SIGNALS}
     number = numbers.get(name, int(name) if name.isdecimal() and name.isascii() else 0)

@@ -31,6 +31,7 @@ REASONS: Mapping[str, str] = {
     "registry-error": "the registry answered with an error",
     "registry-unreachable": "the guest could not reach the registry",
     "resource-missing": "the provisioning server does not have a secret that the launch document names",
+    "scratch-corrupted": "the scratch disk was changed outside of the enclave",
     "scratch-too-small": "the scratch disk is too small; give it more with --scratch",
     "secret-not-text": "a secret that becomes a variable of the environment is no text",
     "statement-expired": "the author's identity statement has expired; the author seals the image again",

@@ -23,6 +23,7 @@ def test_stop_is_read() -> None:
         (b'{"op":"stop"}', "field-missing"),
         (b'{"op":"stop","signal":0}', "field-range"),
         (b'{"op":"stop","signal":65}', "field-range"),
+        (b'{"op":"stop","signal":19}', "control-malformed"),
         (b'{"op":"stop","signal":true}', "field-type"),
         (b'{"op":"stop","signal":9,"signal":15}', "json-malformed"),
         (b'{"op":"stop","signal":9,"x":1}', "field-unknown"),

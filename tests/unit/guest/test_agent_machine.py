@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kokon.errors import HostError, InternalError
 from kokon.guest.agent import boot, network, ports
 from kokon.guest.agent.disks import find_disk, read_head, volume_serial
-from kokon.guest.agent.kmsg import is_corruption, watch
+from kokon.guest.agent.kmsg import already_reported, corrupted_device, watch
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.9.9.9", "::1", "[::1]"])
@@ -137,24 +137,29 @@ REPORT = b"3,382,16886458,-;device-mapper: crypt: dm-2: INTEGRITY AEAD ERROR, se
 
 
 def test_only_the_kernels_own_word_counts() -> None:
-    assert is_corruption(REPORT)
-    assert not is_corruption(b"12,382,1,-;INTEGRITY AEAD ERROR\n")  # facility 1: a process wrote it
-    assert not is_corruption(b"3,382,1,-;something else\n SUBSYSTEM=INTEGRITY AEAD ERROR\n")
-    assert not is_corruption(b"x;INTEGRITY AEAD ERROR")
+    assert corrupted_device(REPORT) == "dm-2"
+    assert corrupted_device(REPORT.replace(b";", b";trusted_key: ", 1)) == "dm-2"  # as Linux 6.12 has it
+    assert corrupted_device(REPORT.replace(b"3,", b"12,", 1)) is None  # facility 1: a process wrote it
+    assert corrupted_device(b"3,382,1,-;something else\n " + REPORT.partition(b";")[2]) is None
+    assert corrupted_device(b"x;" + REPORT.partition(b";")[2]) is None
 
 
 @given(st.binary(max_size=200))
 def test_no_record_crashes_the_watch(record: bytes) -> None:
-    assert is_corruption(record) in (True, False)
+    assert corrupted_device(record) is None or b"INTEGRITY AEAD ERROR" in record
 
 
 def test_the_watch_reports_once(tmp_path: Path) -> None:
     log = tmp_path / "kmsg"
-    reports: list[int] = []
+    reports: list[object] = []
     log.write_bytes(REPORT)
     with log.open("rb") as file:
-        watch(file.fileno(), lambda: reports.append(1))
-        watch(file.fileno(), lambda: reports.append(2))  # at the end: returns
-    assert reports == [1]
-    watch(-1, lambda: reports.append(3))
-    assert reports == [1]
+        watch(file.fileno(), reports.append)
+        watch(file.fileno(), reports.append)  # at the end: returns
+    assert reports == ["dm-2"]
+    assert already_reported(log) == "dm-2"
+    log.write_bytes(b"")
+    assert already_reported(log) is None
+    assert already_reported(tmp_path / "none") is None
+    watch(-1, reports.append)
+    assert reports == ["dm-2"]

@@ -2,7 +2,9 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,8 +80,8 @@ class ScriptedLaunch:
     def __init__(self, events: list[str], broker: ScriptedBroker, workload: ScriptedWorkload) -> None:
         self.events, self._broker, self._workload = events, broker, workload
 
-    def scratch(self, _children: object) -> bool:
-        return True
+    def scratch(self, _children: object) -> frozenset[str]:
+        return frozenset(("dm-1", "dm-2"))
 
     def broker(self) -> ScriptedBroker:
         return self._broker
@@ -108,6 +110,9 @@ class Guest:
         monkeypatch.setattr(main, "Children", lambda: None)
         monkeypatch.setattr(main, "Agent", lambda: self.agent)
         monkeypatch.setattr(main, "power_off", self.off)
+        self.corrupted: str | None = None
+        monkeypatch.setattr(main.kmsg, "already_reported", lambda: self.corrupted)
+        monkeypatch.setattr(Agent, "_watch", lambda _: None)
         monkeypatch.setattr(boot, "lock_modules", lambda: self.events.append("lock"))
 
     def off(self) -> None:
@@ -218,25 +223,51 @@ def test_a_stop_after_the_start_is_for_the_application(guest: Guest) -> None:
     assert guest.port.lines == []
 
 
-def test_a_corrupted_volume_kills_the_application(guest: Guest) -> None:
-    guest.workload.serve = lambda *_: guest.agent._on_corruption()  # type: ignore[method-assign]
+@pytest.mark.parametrize(("device", "code"), [("dm-2", "scratch-corrupted"), ("dm-4", "volume-corrupted")])
+def test_a_corrupted_disk_kills_the_application(guest: Guest, device: str, code: str) -> None:
+    guest.workload.serve = lambda *_: guest.agent._on_corruption(device)  # type: ignore[method-assign]
     last = guest.run()[-1]
     assert guest.container.signals == [9]
-    assert (last["phase"], last["code"]) == ("failed", "volume-corrupted")
-    assert guest.broker.reports[-1][0] == "volume-corrupted"
+    assert (last["phase"], last["code"]) == ("failed", code)
+    assert guest.broker.reports[-1][0] == code
 
 
 def test_a_volume_corrupted_early_prevents_the_start(guest: Guest) -> None:
-    guest.agent._on_corruption()
+    guest.agent._on_corruption("dm-4")
     assert guest.run()[-1]["code"] == "volume-corrupted"
     assert "start" not in guest.events
 
 
-def test_volumes_bring_their_modules_and_a_watch(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [KokonError("disk-failed", "x"), OSError(5, "Input/output error")])
+def test_a_failure_that_a_corrupted_disk_led_to_is_named_so(guest: Guest, error: Exception) -> None:
+    def fail() -> None:
+        guest.corrupted = "dm-2"
+        raise error
+
+    guest.workload.unseal = fail
+    with pytest.raises(Off):
+        main.main()
+    assert guest.port.lines[-1]["code"] == "scratch-corrupted"
+
+
+def test_volumes_bring_their_modules(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
     guest.workload.has_volumes = True
-    monkeypatch.setattr(os, "open", lambda *_: -1)
+    wanted: list[object] = []
+    monkeypatch.setattr(main.modules, "load_order", lambda _, names: wanted.append(names) or ())
     guest.run()
+    assert wanted == [main.modules.VOLUME]
     assert guest.events.index("provision") < guest.events.index("start")
+
+
+def test_the_kernels_log_is_watched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    log = tmp_path / "kmsg"
+    log.write_bytes(b"3,382,16886458,-;device-mapper: crypt: dm-2: INTEGRITY AEAD ERROR, sector 78304\n")
+    monkeypatch.setattr(main.kmsg, "open_log", lambda: os.open(log, os.O_RDONLY))
+    agent = Agent()
+    agent._watch()
+    while agent._corrupted is None:
+        time.sleep(0.01)
+    assert agent._corrupted == "dm-2"
 
 
 def test_the_machine_is_prepared_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

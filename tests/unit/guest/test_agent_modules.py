@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kokon.errors import HostError, KokonError, MalformedError
-from kokon.guest.agent.modules import Module, load, load_order, parse_index, read_index
+from kokon.guest.agent.modules import NETWORK, STORAGE, VOLUME, Module, load, load_order, parse_index, read_index
+from kokon.guest.build import modules as carried
 
 INDEX = {
     "net_failover": Module("/m/net_failover.ko", ("failover",)),
@@ -97,3 +98,8 @@ def test_a_refused_module_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HostError) as caught:
         load([str(path)], refuse, tmp_path)
     assert caught.value.code == "module-refused"
+
+
+def test_the_guest_carries_what_the_agent_loads_and_no_more() -> None:
+    assert set(carried.ROOT_MODULES) | set(carried.INITRD_MODULES) >= {*NETWORK, *STORAGE, *VOLUME}
+    assert set(carried.ROOT_MODULES) <= {*NETWORK, *STORAGE, *VOLUME}

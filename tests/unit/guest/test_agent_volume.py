@@ -1,5 +1,6 @@
 """Volumes: when a header is believed, when a file counts as blank; and the scratch disk's parameters."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,45 +9,53 @@ from hypothesis import strategies as st
 
 from kokon.errors import HostError, KokonError, MalformedError, UntrustedError
 from kokon.guest.agent import dm, scratch, volume
-from kokon.guest.agent.volume import AREA, BLOCK, Volume, classify, seal_area, write_area
+from kokon.guest.agent.volume import AREA, BLOCK, Owner, Volume, classify, seal_area, write_area
 
 KEY = b"k" * 32
+OWNER = Owner("clinic", "data")
 HEADER = b"LUKS\xba\xbe" + bytes(range(256)) * 64
 
 
 def test_a_zero_head_is_blank_and_a_sealed_one_is_not() -> None:
-    assert classify(bytes(AREA), KEY) == "blank"
-    assert classify(seal_area(HEADER, KEY), KEY) == "formatted"
-    assert len(seal_area(HEADER, KEY)) == AREA
+    assert classify(bytes(AREA), KEY, OWNER) == "blank"
+    assert classify(seal_area(HEADER, KEY, OWNER), KEY, OWNER) == "formatted"
+    assert len(seal_area(HEADER, KEY, OWNER)) == AREA
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, AREA - BLOCK + 39), st.integers(1, 255))
 def test_every_changed_byte_is_noticed(position: int, flip: int) -> None:
-    area = bytearray(seal_area(HEADER, KEY))
+    area = bytearray(seal_area(HEADER, KEY, OWNER))
     area[position] ^= flip
     with pytest.raises(UntrustedError) as caught:
-        classify(bytes(area), KEY)
+        classify(bytes(area), KEY, OWNER)
     assert caught.value.code == "volume-corrupted"
 
 
 def test_another_key_opens_nothing() -> None:
     with pytest.raises(UntrustedError) as caught:
-        classify(seal_area(HEADER, KEY), b"j" * 32)
+        classify(seal_area(HEADER, KEY, OWNER), b"j" * 32, OWNER)
+    assert caught.value.code == "volume-corrupted"
+
+
+@pytest.mark.parametrize("owner", [Owner("clinic", "archive"), Owner("office", "data"), Owner("clinicd", "ata")])
+def test_two_volumes_under_one_key_are_not_exchangeable(owner: Owner) -> None:
+    with pytest.raises(UntrustedError) as caught:
+        classify(seal_area(HEADER, KEY, OWNER), KEY, owner)
     assert caught.value.code == "volume-corrupted"
 
 
 def test_a_foreign_file_is_never_formatted() -> None:
     with pytest.raises(UntrustedError):
-        classify(b"\x01" + bytes(AREA - 1), KEY)
+        classify(b"\x01" + bytes(AREA - 1), KEY, OWNER)
 
 
 def test_small_files_and_odd_keys_are_refused() -> None:
     with pytest.raises(HostError) as small:
-        classify(bytes(AREA - 1), KEY)
+        classify(bytes(AREA - 1), KEY, OWNER)
     assert small.value.code == "volume-too-small"
     with pytest.raises(MalformedError) as odd:
-        classify(bytes(AREA), b"short")
+        classify(bytes(AREA), b"short", OWNER)
     assert odd.value.code == "volume-key-malformed"
     assert "short" not in str(odd.value)
 
@@ -55,7 +64,7 @@ def test_small_files_and_odd_keys_are_refused() -> None:
 @given(st.binary(max_size=64), st.binary(max_size=40))
 def test_no_area_crashes(start: bytes, key: bytes) -> None:
     try:
-        assert classify(start.ljust(AREA, b"\0"), key) in ("blank", "formatted")
+        assert classify(start.ljust(AREA, b"\0"), key, OWNER) in ("blank", "formatted")
     except KokonError:
         pass
 
@@ -63,14 +72,14 @@ def test_no_area_crashes(start: bytes, key: bytes) -> None:
 def test_an_interrupted_format_leaves_a_blank_volume(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(2 * AREA))
-    area = seal_area(HEADER, KEY)
+    area = seal_area(HEADER, KEY, OWNER)
     with disk.open("r+b") as file:  # killed before the first block was written
         file.seek(BLOCK)
         file.write(area[BLOCK:])
-    assert classify(disk.read_bytes()[:AREA], KEY) == "blank"
+    assert classify(disk.read_bytes()[:AREA], KEY, OWNER) == "blank"
     write_area(disk, area)
     assert disk.read_bytes() == area + bytes(AREA)
-    assert classify(disk.read_bytes()[:AREA], KEY) == "formatted"
+    assert classify(disk.read_bytes()[:AREA], KEY, OWNER) == "formatted"
 
 
 class ScriptedChildren:
@@ -95,7 +104,7 @@ def test_a_new_volume_that_cannot_be_made(tmp_path: Path, statuses: dict[str, in
     disk.write_bytes(bytes(2 * AREA))
     children = ScriptedChildren(**statuses)
     with pytest.raises(HostError) as caught:
-        Volume(children, "data", disk, tmp_path).mount(KEY, tmp_path / "mnt")  # type: ignore[arg-type]
+        Volume(children, OWNER, disk, tmp_path).mount(KEY, tmp_path / "mnt")  # type: ignore[arg-type]
     assert caught.value.code == code
     assert not any(disk.read_bytes())
     assert KEY.decode() not in str(children.calls)
@@ -104,11 +113,11 @@ def test_a_new_volume_that_cannot_be_made(tmp_path: Path, statuses: dict[str, in
 
 def test_a_formatted_volume_is_opened_with_the_copy_that_was_checked(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
-    area = seal_area(HEADER, KEY)
+    area = seal_area(HEADER, KEY, OWNER)
     disk.write_bytes(area + bytes(AREA))
     children = ScriptedChildren(open=2)
     with pytest.raises(UntrustedError) as caught:
-        Volume(children, "data", disk, tmp_path).mount(KEY, tmp_path / "mnt")  # type: ignore[arg-type]
+        Volume(children, OWNER, disk, tmp_path).mount(KEY, tmp_path / "mnt")  # type: ignore[arg-type]
     assert caught.value.code == "volume-corrupted"
     (call,) = children.calls
     assert call[:2] == ["cryptsetup", "open"]
@@ -118,14 +127,14 @@ def test_a_formatted_volume_is_opened_with_the_copy_that_was_checked(tmp_path: P
 
 def test_a_file_system_that_does_not_mount_is_corrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = tmp_path / "disk"
-    disk.write_bytes(seal_area(HEADER, KEY) + bytes(AREA))
+    disk.write_bytes(seal_area(HEADER, KEY, OWNER) + bytes(AREA))
 
     def refuse(*_: object) -> None:
         raise OSError(117, "Structure needs cleaning")
 
     monkeypatch.setattr(volume.kernel, "mount", refuse)
     with pytest.raises(UntrustedError) as caught:
-        Volume(ScriptedChildren(), "data", disk, tmp_path).mount(KEY, tmp_path / "mnt")  # type: ignore[arg-type]
+        Volume(ScriptedChildren(), OWNER, disk, tmp_path).mount(KEY, tmp_path / "mnt")  # type: ignore[arg-type]
     assert caught.value.code == "volume-corrupted"
 
 
@@ -136,16 +145,17 @@ def test_first_use_writes_the_header_last(tmp_path: Path, monkeypatch: pytest.Mo
     made: list[str] = []
     monkeypatch.setattr(Volume, "_make_file_system", lambda _, mapped: made.append(mapped))
     (tmp_path / "mnt" / "lost+found").mkdir(parents=True)
-    assert Volume(ScriptedChildren(), "data", disk, tmp_path).mount(KEY, tmp_path / "mnt")  # type: ignore[arg-type]
+    assert Volume(ScriptedChildren(), OWNER, disk, tmp_path).mount(KEY, tmp_path / "mnt")  # type: ignore[arg-type]
     assert made == ["/dev/mapper/vol-data"]
-    assert disk.read_bytes()[:AREA] == seal_area(bytes(AREA), KEY)
+    assert disk.read_bytes()[:AREA] == seal_area(bytes(AREA), KEY, OWNER)
     assert not (tmp_path / "mnt" / "lost+found").exists()
     assert not (tmp_path / "data.header").exists()
 
 
 def test_mkfs_failing_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(volume, "Path", lambda _: tmp_path / "mapped")
-    made = Volume(ScriptedChildren(q=1), "data", tmp_path / "disk", tmp_path)  # type: ignore[arg-type]
+    (tmp_path / "mapped").touch()
+    made = Volume(ScriptedChildren(q=1), OWNER, tmp_path / "disk", tmp_path)  # type: ignore[arg-type]
     with pytest.raises(HostError) as caught:
         made._make_file_system("/dev/mapper/vol-data")
     assert caught.value.code == "volume-unusable"
@@ -164,7 +174,7 @@ def test_device_mapper_requests_have_the_kernels_layout() -> None:
     answer = bytearray(dm.encode_request("x"))
     answer[40:48] = (253 << 8 | 3).to_bytes(8, "little")
     assert dm.minor_of(bytes(answer)) == 3
-    assert dm.crypt_table(b"\1" * 64, "/dev/vdb").startswith("aes-xts-plain64 0101")
+    assert dm.crypt_table(b"\1" * 16, "/dev/vdb").startswith("capi:aegis128-random 0101")
 
 
 def test_sectors_are_whole_blocks(tmp_path: Path) -> None:
@@ -173,12 +183,23 @@ def test_sectors_are_whole_blocks(tmp_path: Path) -> None:
     assert dm.sectors_of(disk) == 16
 
 
+@given(st.integers(16 << 11, 1 << 40))
+def test_there_is_room_for_the_tags(sectors: int) -> None:
+    usable = dm.usable_sectors(sectors)
+    tags = usable // 8 * dm.TAG_SIZE // 512
+    runs = usable // 32768 + 1  # the kernel's runs of data between tags, each rounded up to 4 KiB and more
+    assert usable % 8 == 0
+    assert sectors // 2 < usable < usable + tags + runs * 8 + 2048 < sectors
+
+
 def test_mkfs_leaves_nothing_unwritten_on_volumes() -> None:
     durable = " ".join(scratch.mkfs_arguments("/dev/x", journal=True))
     assert "lazy_itable_init=0" in durable
     assert "num_backup_sb=0" in durable
     assert "has_journal" not in durable
-    assert "^has_journal" in " ".join(scratch.mkfs_arguments("/dev/x", journal=False))
+    passing = " ".join(scratch.mkfs_arguments("/dev/x", journal=False))
+    assert "^has_journal" in passing
+    assert "num_backup_sb=0" in passing
 
 
 def test_a_small_scratch_disk_is_refused(tmp_path: Path) -> None:
@@ -189,20 +210,53 @@ def test_a_small_scratch_disk_is_refused(tmp_path: Path) -> None:
     assert caught.value.code == "scratch-too-small"
 
 
-def test_a_scratch_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Mapper:
+    """Notes the tables that would be loaded; every device that it makes is the file `mapped`."""
+
+    def __init__(self, mapped: Path) -> None:
+        self.mapped = mapped
+        self.tables: list[tuple[str, str]] = []
+
+    def create(self, _name: str, _sectors: int, kind: str, table: str) -> Path:
+        self.tables.append((kind, table))
+        return self.mapped
+
+
+@pytest.fixture
+def mapper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mapper:
+    made = Mapper(tmp_path / "mapped")
+    made.mapped.touch()
+    monkeypatch.setattr(scratch.dm, "create", made.create)
+    return made
+
+
+def scratch_disk(tmp_path: Path) -> Path:
     disk = tmp_path / "disk"
-    with disk.open("wb") as file:
-        file.truncate(16 << 20)
-    keys: list[str] = []
+    disk.write_bytes(b"integrt\0" * 1024)
+    os.truncate(disk, 32 << 20)
+    return disk
 
-    def create(_name: str, _sectors: int, _kind: str, table: str) -> Path:
-        keys.append(table.split()[1])
-        return Path("/dev/dm-9")
 
-    monkeypatch.setattr(scratch.dm, "create", create)
+def test_scratch_is_authenticated_under_a_fresh_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapper: Mapper
+) -> None:
+    mounts: list[tuple[object, ...]] = []
+    monkeypatch.setattr(scratch.kernel, "mount", lambda *values: mounts.append(values))
+    disk = scratch_disk(tmp_path)
+    for _ in range(2):
+        assert scratch.prepare_scratch(ScriptedChildren(), disk, tmp_path / "mnt") == {"mapped"}  # type: ignore[arg-type]
+    assert not any(disk.read_bytes()[:4096]), "a superblock that the host wrote is not believed"
+    assert [kind for kind, _ in mapper.tables] == ["integrity", "crypt"] * 2
+    assert " D " in mapper.tables[0][1]
+    keys = {table.split()[1] for kind, table in mapper.tables if kind == "crypt"}
+    assert len(keys) == 2
+    assert all(len(key) == 32 for key in keys)
+    assert "inode_readahead_blks=0" in str(mounts[0])
+
+
+def test_a_scratch_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapper: Mapper) -> None:
+    disk = scratch_disk(tmp_path)
     for children in (ScriptedChildren(q=1), ScriptedChildren()):
         with pytest.raises(HostError) as caught:  # mkfs fails, then mount does: there is no such device
             scratch.prepare_scratch(children, disk, tmp_path / "mnt")  # type: ignore[arg-type]
         assert caught.value.code == "scratch-unusable"
-    assert len(set(keys)) == 2
-    assert all(len(key) == 128 for key in keys)

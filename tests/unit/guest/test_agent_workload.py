@@ -13,11 +13,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from test_agent_container import CONFIG, DOCUMENT, ME
 from test_agent_kbs import BLANK, evidence
 
+from kokon.channel.serve import Limits
 from kokon.errors import HostError, InternalError, MalformedError, UntrustedError
 from kokon.guest.agent import boot, power, reap, work, workload
 from kokon.guest.agent import container as containers
 from kokon.guest.agent.logs import LogRing
 from kokon.guest.agent.presence import Presence
+from kokon.guest.agent.volume import Owner
 from kokon.guest.agent.work import Door, Launch
 from kokon.guest.agent.workload import Workload
 from kokon.launch.document import VolumeUse, build_document, document_digest, write_disk
@@ -95,8 +97,8 @@ def test_the_door_is_made_inside() -> None:
 def test_the_scratch_disk_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
     monkeypatch.setattr(work.disks, "find_disk", lambda serial: Path("/dev") / serial)
-    monkeypatch.setattr("kokon.guest.agent.scratch.prepare_scratch", lambda *a: seen.append(a[1:]))
-    assert Launch(DATA, Device()).scratch(None)  # type: ignore[arg-type]
+    monkeypatch.setattr("kokon.guest.agent.scratch.prepare_scratch", lambda *a: seen.append(a[1:]) or {"dm-1"})
+    assert Launch(DATA, Device()).scratch(None) == {"dm-1"}  # type: ignore[arg-type]
     assert seen == [(Path("/dev/scratch"), work.SCRATCH)]
 
 
@@ -182,7 +184,7 @@ def test_volumes_are_mounted_and_owned(tmp_path: Path, monkeypatch: pytest.Monke
         tmp_path, monkeypatch, volumes=(VolumeUse("data", "/data", "kbs:///clinic/volume/data"),)
     )
     assert made.has_volumes
-    assert mounted == [("data", Path("/dev/vol-data"))]
+    assert mounted == [(Owner("clinic", "data"), Path("/dev/vol-data"))]
     assert "kbs:///clinic/volume/data" in broker.asked
     assert made._spec is not None
     assert made._spec.binds[0].target == "/data"
@@ -218,8 +220,9 @@ def test_serving_is_announced_once_the_port_answers(tmp_path: Path, monkeypatch:
     served: list[Any] = []
 
     class Server:
-        def __init__(self, *arguments: object) -> None:
+        def __init__(self, *arguments: object, limits: Limits) -> None:
             served.extend(arguments)
+            assert limits.connections <= 64
 
         def start(self) -> None:
             served.append("started")

@@ -139,7 +139,7 @@ def test_bad_input(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_signal_names() -> None:
     assert [parse_signal(text) for text in ("TERM", "sigint", "9")] == [15, 2, 9]
-    for text in ("", "99", "SIGSIG", "٣"):
+    for text in ("", "99", "SIGSIG", "٣", "STOP", "19"):
         with pytest.raises(UsageError):
             parse_signal(text)
 

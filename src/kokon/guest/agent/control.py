@@ -14,12 +14,14 @@ from kokon.errors import KokonError, MalformedError
 from kokon.wire import Fields, parse_json
 
 LINE_LIMIT = 256
+SIGNALS = frozenset({1, 2, 3, 9, 10, 12, 15})
+"""HUP, INT, QUIT, KILL, USR1, USR2, TERM: those that ask a program for something, or end it."""
 _IDLE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Send this signal (1 to 64) to the application."""
+    """Send this signal, one of `SIGNALS`, to the application."""
 
     signal: int
 
@@ -32,6 +34,8 @@ def parse_command(line: bytes) -> Stop:
         raise MalformedError("control-malformed", "unknown operation", expected="stop")
     stop = Stop(fields.integer("signal", low=1, high=64))
     fields.finish()
+    if stop.signal not in SIGNALS:
+        raise MalformedError("control-malformed", "not a signal that the host may send", found=stop.signal)
     return stop
 
 

@@ -11,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from kokon.errors import KokonError, UntrustedError
-from kokon.guest.agent import boot, disks, modules, network, ports
+from kokon.guest.agent import boot, disks, kmsg, modules, network, ports
 from kokon.guest.agent.power import power_off
 from kokon.guest.agent.reap import Children
 from kokon.guest.agent.status import INTERNAL, StatusPort, status_line, uptime
@@ -37,7 +37,8 @@ class Agent:
         self._broker: KeyBroker | None = None
         self._container: Container | None = None
         self._gate = threading.Lock()
-        self._corrupted = threading.Event()
+        self._scratch: frozenset[str] | None = None
+        self._corrupted: str | None = None
 
     def run(self) -> None:
         """All steps in order. Raises `KokonError` for the first that fails."""
@@ -45,12 +46,13 @@ class Agent:
         launch = self._launch()
         self._phase("agent-ready")
         children = Children()
+        self._watch()
         scratch = Task(lambda: launch.scratch(children), "scratch")
         self._broker = launch.broker()
         self._broker.attest()
         self._phase("attested")
         door = Task(launch.door, "door")
-        scratch.result()
+        self._scratch = scratch.result()
         workload = launch.workload(children, self._broker)
         workload.pull()
         self._phase("pulled")
@@ -68,7 +70,8 @@ class Agent:
         self._finish(workload, self._container.wait())
 
     def fail(self, error: KokonError) -> None:
-        """Tell the host the code and the owner the whole of a failure."""
+        """Tell the host the code and the owner the whole of a failure; one that a corrupted disk led to is named so."""
+        error = self._corruption() or error
         found, hint = (error.found, error.hint) if error.code in _SERVER_CODES else (None, None)
         self._last = status_line(uptime(), "failed", kind=error.kind, code=error.code, found=found, hint=hint)
         if self._broker is not None:
@@ -77,6 +80,9 @@ class Agent:
     def end(self) -> None:
         """Say the last word, also for an exception that nobody expected, and power off."""
         try:
+            corruption = self._corruption() if self._last is None else None
+            if corruption is not None:
+                self.fail(corruption)
             self._status.write(self._last or status_line(uptime(), "failed", kind="internal", code=INTERNAL))
             self._status.drain()
             if self._last is None and self._broker is not None:
@@ -106,27 +112,36 @@ class Agent:
     def _prepare(self, workload: Workload, index: dict[str, modules.Module]) -> None:
         if workload.has_volumes:
             modules.load(modules.load_order(index, modules.VOLUME))
-            self._watch()
         workload.provision()
         boot.lock_modules()
 
     def _watch(self) -> None:
-        from kokon.guest.agent.kmsg import watch
+        descriptor = kmsg.open_log()
+        threading.Thread(target=kmsg.watch, args=(descriptor, self._on_corruption), name="kmsg", daemon=True).start()
 
-        descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_CLOEXEC)
-        threading.Thread(target=watch, args=(descriptor, self._on_corruption), name="kmsg", daemon=True).start()
-
-    def _on_corruption(self) -> None:
-        self._corrupted.set()
+    def _on_corruption(self, device: str) -> None:
+        self._corrupted = device
         with self._gate:
             if self._container is not None:
                 self._container.signal(9)
 
-    def _refuse_corruption(self) -> None:
-        if self._corrupted.is_set():
-            raise UntrustedError(
-                "volume-corrupted", "a block of a volume does not authenticate", hint="the host changed it"
+    def _corruption(self) -> KokonError | None:
+        """What became of the disks, also if the watching thread has not come round to it."""
+        device = self._corrupted or kmsg.already_reported()
+        if device is None:
+            return None
+        if self._scratch is None or device in self._scratch:
+            return UntrustedError(
+                "scratch-corrupted", "a block of the scratch disk does not authenticate", hint="the host changed it"
             )
+        return UntrustedError(
+            "volume-corrupted", "a block of a volume does not authenticate", hint="the host changed it"
+        )
+
+    def _refuse_corruption(self) -> None:
+        error = self._corruption()
+        if error is not None:
+            raise error
 
     def _stop(self, stop: Stop) -> None:
         with self._gate:

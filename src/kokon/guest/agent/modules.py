@@ -17,8 +17,8 @@ from kokon.wire import Fields, parse_json
 
 INDEX = Path("/usr/lib/kokon/modules.json")
 NETWORK = ("virtio_net",)
-STORAGE = ("virtio_blk", "ext4", "dm_mod", "aesni_intel", "xts", "dm_crypt")
-VOLUME = ("sha256_ssse3", "authenc", "dm_integrity")
+STORAGE = ("virtio_blk", "dm_mod", "aegis128_aesni", "aegis128", "dm_integrity", "dm_crypt")
+VOLUME = ("aesni_intel", "xts", "sha256_ssse3", "authenc")
 _LOADED = Path("/sys/module")
 _INDEX_LIMIT = 256 << 10
 # Absent hardware, or an algorithm that another module gave already, is no reason to stop.

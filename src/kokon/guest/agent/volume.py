@@ -2,8 +2,8 @@
 
 LUKS2 with AES-256-XTS and HMAC-SHA-256 per 4 KiB block (dm-crypt over dm-integrity): a changed block is a read error.
 A LUKS2 header authenticates nothing of itself, so a host could rewrite it to name a weaker cipher. Hence the agent
-keeps an HMAC of the whole header under the volume's key beside it, checks it on a copy in its own memory, and opens the
-volume with that copy.
+keeps an HMAC of the whole header beside it, under a key derived from the volume's and from whose volume it is (workload
+and name), checks it on a copy in its own memory, and opens the volume with that copy.
 
 Layout of the host file: 1 MiB of header area (LUKS2 metadata and key slots; in its last 4 KiB `kokonvol` and the HMAC),
 then the data. The first 4 KiB are written last, so that a guest killed while it formats leaves a blank volume.
@@ -17,13 +17,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from kokon.errors import HostError, MalformedError, UntrustedError
 from kokon.guest.agent import kernel
 from kokon.guest.agent.disks import read_head
-from kokon.guest.agent.scratch import mkfs_arguments
+from kokon.guest.agent.scratch import blank_start, mkfs_arguments
 
 if TYPE_CHECKING:
     from kokon.guest.agent.reap import Children
@@ -33,7 +34,7 @@ BLOCK = 4096
 KEY_SIZE = 32
 _SEALED = AREA - BLOCK
 _MAGIC = b"kokonvol"
-_LABEL = b"kokon volume header 1"
+_LABEL = b"kokon volume header 2"
 _FORMAT = (
     *("--type", "luks2", "--cipher", "aes-xts-plain64", "--key-size", "512"),
     *("--integrity", "hmac-sha256", "--integrity-no-wipe", "--sector-size", "4096"),
@@ -45,23 +46,37 @@ _COMMON = ("--batch-mode", "--key-file", "-", "--disable-locks")
 State = Literal["blank", "formatted"]
 
 
-def header_seal(area: bytes, key: bytes) -> bytes:
-    """The last block of the header area: magic and HMAC-SHA-256 of all before it, under a key derived from `key`."""
-    derived = hmac.digest(key, _LABEL, hashlib.sha256)
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose volume it is: the names of the workload and of the volume in it. The header's seal covers both."""
+
+    workload: str
+    name: str
+
+    @property
+    def label(self) -> bytes:
+        """What a header's HMAC key is derived with; no two owners have the same."""
+        return b"\0".join((_LABEL, self.workload.encode(), self.name.encode()))
+
+
+def header_seal(area: bytes, key: bytes, owner: Owner) -> bytes:
+    """The last block of the header area: magic and HMAC-SHA-256 of all before it, under a key derived from `key` for
+    `owner`."""
+    derived = hmac.digest(key, owner.label, hashlib.sha256)
     return (_MAGIC + hmac.digest(derived, area[:_SEALED], hashlib.sha256)).ljust(BLOCK, b"\0")
 
 
-def seal_area(header: bytes, key: bytes) -> bytes:
+def seal_area(header: bytes, key: bytes, owner: Owner) -> bytes:
     """The header area for a LUKS2 header, zero-padded to 1 MiB, with its seal."""
     area = header[:_SEALED].ljust(_SEALED, b"\0")
-    return area + header_seal(area, key)
+    return area + header_seal(area, key, owner)
 
 
-def classify(area: bytes, key: bytes) -> State:
-    """Whether the header area is that of a volume never used, or one formatted under `key`.
+def classify(area: bytes, key: bytes, owner: Owner) -> State:
+    """Whether the header area is that of a volume never used, or one formatted under `key` for `owner`.
 
     Raises `HostError` (`volume-too-small`), `MalformedError` (`volume-key-malformed`), `UntrustedError`
-    (`volume-corrupted`: changed by somebody, or another key).
+    (`volume-corrupted`: changed by somebody, another key, another workload's volume, or another volume of this one).
     """
     if len(key) != KEY_SIZE:
         raise MalformedError(
@@ -71,11 +86,11 @@ def classify(area: bytes, key: bytes) -> State:
         raise HostError("volume-too-small", "a volume's file is too small", expected=f"> {AREA} bytes")
     if not any(area[:BLOCK]):
         return "blank"
-    if not hmac.compare_digest(area[_SEALED:], header_seal(area, key)):
+    if not hmac.compare_digest(area[_SEALED:], header_seal(area, key, owner)):
         raise UntrustedError(
             "volume-corrupted",
             "the volume's header does not authenticate",
-            hint="the host changed it, or the volume belongs to another key",
+            hint="the host changed it or gave another volume, or the volume belongs to another key",
         )
     return "formatted"
 
@@ -83,11 +98,12 @@ def classify(area: bytes, key: bytes) -> State:
 class Volume:
     """One volume on its way to being mounted. `device` is the host's disk, `work` a directory in memory."""
 
-    def __init__(self, children: Children, name: str, device: Path, work: Path) -> None:
+    def __init__(self, children: Children, owner: Owner, device: Path, work: Path) -> None:
         self._children = children
+        self._owner = owner
         self._device = device
-        self._mapped = f"vol-{name}"
-        self._header = work / f"{name}.header"
+        self._mapped = f"vol-{owner.name}"
+        self._header = work / f"{owner.name}.header"
 
     def mount(self, key: bytes, target: Path) -> bool:
         """Open, or format at first use, and mount at `target`. True if it was formatted.
@@ -95,7 +111,7 @@ class Volume:
         Raises those of `classify` and `HostError` (`volume-unusable`).
         """
         area = read_head(self._device, AREA)
-        blank = classify(area, key) == "blank"
+        blank = classify(area, key, self._owner) == "blank"
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         if blank:
             self._format(key)
@@ -121,9 +137,7 @@ class Volume:
             raise HostError("volume-unusable", "the volume cannot be formatted", hint="give it more space")
 
     def _make_file_system(self, mapped: str) -> None:
-        # mkfs writes the superblock as part of a block, for which the kernel reads the rest.
-        with Path(mapped).open("wb", buffering=0) as device:
-            device.write(bytes(64 << 10))
+        blank_start(Path(mapped))
         if self._children.run(mkfs_arguments(mapped, journal=True)) != 0:
             raise HostError("volume-unusable", "no file system could be made on the volume")
 
@@ -146,7 +160,7 @@ class Volume:
         if lost.is_dir():
             lost.rmdir()
         os.sync()
-        write_area(self._device, seal_area(read_head(self._header, AREA), key))
+        write_area(self._device, seal_area(read_head(self._header, AREA), key, self._owner))
 
 
 def write_area(device: Path, area: bytes) -> None:

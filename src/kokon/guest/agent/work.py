@@ -78,12 +78,11 @@ class Launch:
             )
         return evidence
 
-    def scratch(self, children: Children) -> bool:
-        """Make the encrypted scratch disk ready."""
+    def scratch(self, children: Children) -> frozenset[str]:
+        """Make the encrypted scratch disk ready; the names of its devices."""
         from kokon.guest.agent.scratch import SERIAL, prepare_scratch
 
-        prepare_scratch(children, disks.find_disk(SERIAL), SCRATCH)
-        return True
+        return prepare_scratch(children, disks.find_disk(SERIAL), SCRATCH)
 
     def broker(self) -> KeyBroker:
         """A session with the provisioning server, not yet begun."""

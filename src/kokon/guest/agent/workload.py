@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 _VOLUME_OPTIONS = ("rbind", "rw", "nosuid", "nodev")
 _LOOK_FOR_PORT = 0.1
+CONNECTIONS = 64
+"""Attested TLS connections at once: with their threads and buffers they stay well within `container.RESERVE`."""
+IDLE = 600.0
+"""Seconds of silence after which a connection to the application is broken off."""
 
 
 class Workload:
@@ -116,7 +120,7 @@ class Workload:
 
     def serve(self, door: Door, ready: Callable[[], None]) -> None:
         """Open the attested front door; `ready` is called from another thread once the application's port answers."""
-        from kokon.channel.serve import AttestedServer
+        from kokon.channel.serve import AttestedServer, Limits
         from kokon.guest.agent.presence import Presence
 
         if self._network is None:
@@ -127,7 +131,8 @@ class Workload:
             self._launch.data, self._image().envelope, self._launch.evidence, self._log, self._token, names
         )
         presence.mark_started(datetime.now(UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z"))
-        AttestedServer(presence, door.key, door.certificate, lambda: network.connect(port)).start()
+        limits = Limits(connections=CONNECTIONS, idle=IDLE)
+        AttestedServer(presence, door.key, door.certificate, lambda: network.connect(port), limits=limits).start()
         threading.Thread(target=self._await_port, args=(network, port, ready), name="ready", daemon=True).start()
 
     def close(self) -> None:
@@ -151,11 +156,12 @@ class Workload:
             return
 
     def _volume(self, use: VolumeUse, user: User) -> Bind:
-        from kokon.guest.agent.volume import Volume
+        from kokon.guest.agent.volume import Owner, Volume
 
         target = self._work / "volumes" / use.name
         device = disks.find_disk(disks.volume_serial(use.name))
-        blank = Volume(self._children, use.name, device, self._work).mount(self._broker.resource(use.key), target)
+        owner = Owner(self._document.workload, use.name)
+        blank = Volume(self._children, owner, device, self._work).mount(self._broker.resource(use.key), target)
         self._mounted.append(target)
         if blank:
             containers.own_like(self._rootfs, use.path, target, user)
