@@ -23,7 +23,7 @@ lint: setup ## style, types and who may import whom
 
 unit: setup guest
 	@$(RUN)/python -m coverage erase
-	@$(RUN)/python -m coverage run -m pytest -n 2 --dist loadgroup
+	@$(RUN)/python -m coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	@$(RUN)/python -m coverage combine -q
 	@$(RUN)/python -m coverage report --fail-under=90 | tail -n 40
 

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with httpx2.Client(transport=AttestedTransport(peer), base_url=options.url) as client:
         answer = client.get(options.path)
         answer.raise_for_status()
-        print(answer.text)  # noqa: T201
+        print(answer.text)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,10 @@ class Podman:
 
 
 def forget(area: Path) -> None:
-    """Delete a directory, also where rootless podman left files that belong to other users of its namespace."""
+    """Delete a directory, also where podman left a mount, or files that belong to other users of its namespace."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        if Path(line.split()[1]).is_relative_to(area):
+            subprocess.run(["umount", "--lazy", line.split()[1]], capture_output=True, check=False)
     shutil.rmtree(area, ignore_errors=True)
     if area.exists():
         subprocess.run(["podman", "unshare", "rm", "-rf", area], capture_output=True, check=False)

@@ -50,22 +50,23 @@ _PACKAGE = Path(kokon.__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """All that an image depends on."""
+    """All that an image depends on, and the digest (SHA-256, hex) over packages, the build's code and the guest's."""
 
     packages: tuple[Package, ...]
     closure: Closure
+    digest: str
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 (hex) over packages, the build's own code and the guest's code."""
-        digest = hashlib.sha256()
-        for package in self.packages:
-            digest.update(f"{package.name} {package.sha256}\n".encode())
-        for path in sorted(path for path in _HERE.iterdir() if path.suffix in (".py", ".c", ".lock")):
-            digest.update(f"{path.name} {sha256_file(path)}\n".encode())
-        for name, path in self.closure.modules.items():
-            digest.update(f"{name} {sha256_file(path)}\n".encode())
-        return digest.hexdigest()
+
+def gather(packages: Sequence[Package], closure: Closure) -> Inputs:
+    """The inputs as they are now: their digest stays, whatever is edited meanwhile."""
+    digest = hashlib.sha256()
+    for package in packages:
+        digest.update(f"{package.name} {package.sha256}\n".encode())
+    for path in sorted(path for path in _HERE.iterdir() if path.suffix in (".py", ".c", ".lock")):
+        digest.update(f"{path.name} {sha256_file(path)}\n".encode())
+    for name, path in closure.modules.items():
+        digest.update(f"{name} {sha256_file(path)}\n".encode())
+    return Inputs(tuple(packages), closure, digest.hexdigest())
 
 
 def build(
@@ -134,7 +135,7 @@ def choose_inputs(
                 recorded = _choose(store, area, cache, progress)
             else:
                 _fetch(recorded, store, area, progress)
-    return Inputs(tuple(recorded), closure)
+    return gather(recorded, closure)
 
 
 @contextmanager
