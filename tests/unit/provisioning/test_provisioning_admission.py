@@ -26,7 +26,7 @@ AUTHOR = Author(public_jwk(OWNER), CERTIFICATE)
 
 
 def run(request: dict[str, Any]) -> Admission:
-    return admit(parse_admission(json.dumps(request).encode()), OWNER, CERTIFICATE, NOW)
+    return admit(parse_admission(json.dumps(request).encode()), OWNER, CERTIFICATE, datetime.now(UTC).replace(microsecond=0))
 
 
 def test_admission_keeps_what_was_said() -> None:
