@@ -16,32 +16,24 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import cbor2
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from kokon.channel.mint import CERTIFICATE_LIMIT, EVIDENCE_TAG, SHA384_ALGORITHM, claims_report_data
 from kokon.errors import MalformedError, UntrustedError
-from kokon.tee.snp.certtable import decode_extended, encode_extended
+from kokon.tee.snp.certtable import decode_extended
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kokon.tee.evidence import Evidence
 
 EVIDENCE_OID = x509.ObjectIdentifier("2.23.133.5.4.9")
 """TCG DICE Attestation Architecture 1.1, section 6: id-tcg-dice-TaggedEvidence."""
-EVIDENCE_TAG = 60000
-SHA384_ALGORITHM = 7
-CERTIFICATE_LIMIT = 96 << 10
-"""Bytes. OpenSSL refuses certificate messages above 100 KiB by default."""
 CLAIMS_LIMIT = 1024
-_NO_END = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,58 +51,6 @@ class PeerCertificate:
     def key_digest(self) -> bytes:
         """SHA-384 of the SubjectPublicKeyInfo, 48 bytes."""
         return hashlib.sha384(self.spki).digest()
-
-
-def spki_of(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """DER SubjectPublicKeyInfo (RFC 5280 section 4.1.2.7) of a private key's public half."""
-    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def key_claims(spki: bytes) -> bytes:
-    """The claims (CBOR) that name the key `spki`."""
-    digest = cbor2.dumps([SHA384_ALGORITHM, hashlib.sha384(spki).digest()])
-    return cbor2.dumps({"pubkey-hash": digest})
-
-
-def claims_report_data(claims: bytes) -> bytes:
-    """The 64 bytes of REPORT_DATA that bind evidence to `claims`."""
-    return hashlib.sha256(claims).digest() + bytes(32)
-
-
-def make_certificate(
-    key: ec.EllipticCurvePrivateKey,
-    evidence_for: Callable[[bytes], Evidence],
-    now: datetime,
-    *,
-    name: str = "kokon guest",
-) -> bytes:
-    """A self-signed certificate (DER) for `key` (P-384 or P-256) with evidence that is bound to it.
-
-    `evidence_for` asks the hardware for evidence over 64 bytes of report data; `now` (UTC) is the start of validity.
-    Raises `MalformedError` (`certificate-malformed`) if the curve is another one or the evidence is too large.
-    """
-    if not isinstance(key.curve, ec.SECP384R1 | ec.SECP256R1):
-        raise MalformedError("certificate-malformed", "TLS key must be on P-384 or P-256", found=key.curve.name)
-    claims = key_claims(spki_of(key))
-    evidence = encode_extended(evidence_for(claims_report_data(claims)))
-    value = cbor2.dumps(cbor2.CBORTag(EVIDENCE_TAG, [evidence, claims]))
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name[:64])])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(_NO_END)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.UnrecognizedExtension(EVIDENCE_OID, value), critical=False)
-        .sign(key, hashes.SHA384())
-    )
-    der = certificate.public_bytes(Encoding.DER)
-    if len(der) > CERTIFICATE_LIMIT:
-        raise MalformedError("certificate-malformed", "evidence is too large for a certificate", found=len(der))
-    return der
 
 
 def read_certificate(der: bytes) -> PeerCertificate:

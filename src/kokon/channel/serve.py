@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from kokon.channel.certificate import spki_of
+from kokon.channel.mint import spki_of
 from kokon.channel.protocol import (
     ALPN,
     LOG_CHUNK,

@@ -1,6 +1,7 @@
 """The certificate binds evidence to its key, and every other shape of it is refused."""
 
 from datetime import UTC, datetime, timedelta
+from hashlib import sha384
 
 import cbor2
 import pytest
@@ -13,13 +14,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kokon.channel import certificate as subject
+from kokon.channel import mint
 from kokon.channel.certificate import (
     EVIDENCE_OID,
+    read_certificate,
+)
+from kokon.channel.mint import (
     EVIDENCE_TAG,
     claims_report_data,
     key_claims,
     make_certificate,
-    read_certificate,
     spki_of,
 )
 from kokon.errors import KokonError, MalformedError, UntrustedError
@@ -136,7 +140,7 @@ def test_other_keys_and_other_bytes_are_refused() -> None:
 
 
 def test_evidence_that_fills_the_certificate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "CERTIFICATE_LIMIT", 1000)
+    monkeypatch.setattr(mint, "CERTIFICATE_LIMIT", 1000)
     with pytest.raises(MalformedError, match="too large"):
         make_certificate(KEY, unsigned_evidence, NOW)
 
@@ -163,3 +167,33 @@ def test_no_flipped_byte_passes(position: int, flip: int) -> None:
     changed[position] ^= flip
     with pytest.raises(KokonError):
         read_certificate(bytes(changed))
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1()])
+@pytest.mark.parametrize("now", [NOW, datetime(2051, 1, 2, tzinfo=UTC)])
+def test_the_certificate_is_what_others_read(curve: ec.EllipticCurve, now: datetime) -> None:
+    key = ec.generate_private_key(curve)
+    made = x509.load_der_x509_certificate(make_certificate(key, unsigned_evidence, now, name="x" * 70))
+    made.verify_directly_issued_by(made)
+    assert made.public_bytes(Encoding.DER) == made.public_bytes(Encoding.DER)
+    assert made.version is x509.Version.v3
+    assert (made.not_valid_before_utc, made.not_valid_after_utc.year) == (now, 9999)
+    assert made.subject == x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x" * 64)])
+    assert made.serial_number.bit_length() == 127
+    constraints = made.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert constraints.critical
+    assert not constraints.value.ca
+    assert len(list(made.extensions)) == 2
+
+
+@given(st.sampled_from([0, 23, 24, 255, 256, 65535, 65536, 100000]) | st.integers(0, 100000))
+def test_cbor_and_der_are_in_their_shortest_form(size: int) -> None:
+    assert mint._cbor_bytes(bytes(size)) == cbor2.dumps(bytes(size))
+    der = mint._der(0x04, bytes(size))
+    assert der.endswith(bytes(size))
+    assert len(der) == size + 2 + (0 if size < 128 else 1 if size < 256 else 2 if size < 65536 else 3)
+
+
+def test_claims_are_canonical() -> None:
+    digest = cbor2.dumps([7, sha384(spki_of(KEY)).digest()])
+    assert key_claims(spki_of(KEY)) == cbor2.dumps({"pubkey-hash": digest})

@@ -15,8 +15,8 @@ from channel_world import IMAGE, TOKEN, Application, launch_document, public_pem
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from verified_world import VerifiedWorld, new_key
 
-from kokon.channel.certificate import make_certificate
 from kokon.channel.client import Address, AttestedPeer, capture_answer, image_digest, parse_address
+from kokon.channel.mint import make_certificate
 from kokon.channel.protocol import ALPN
 from kokon.channel.proxy import LocalProxy, parse_listen
 from kokon.channel.serve import AttestedServer, Limits

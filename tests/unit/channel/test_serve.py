@@ -16,7 +16,8 @@ import pytest
 from channel_world import TOKEN, Application, ScriptedGuest, echo, launch_document, public_pem, shout
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from kokon.channel.certificate import make_certificate, read_certificate
+from kokon.channel.certificate import read_certificate
+from kokon.channel.mint import make_certificate
 from kokon.channel.protocol import (
     ALPN,
     FRAME_LIMIT,

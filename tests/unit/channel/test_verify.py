@@ -7,8 +7,8 @@ from channel_world import IMAGE, launch_document, public_pem
 from cryptography.hazmat.primitives.asymmetric import ec
 from verified_world import DEBUG, MEASUREMENT, VerifiedWorld, new_key
 
-from kokon.channel.certificate import make_certificate
 from kokon.channel.client import AttestedPeer
+from kokon.channel.mint import make_certificate
 from kokon.channel.trust import UserTrust, owner_fingerprint
 from kokon.channel.verify import Step, Verification
 from kokon.errors import KokonError, MalformedError, StaleError, UntrustedError
@@ -100,7 +100,7 @@ def test_middleman_with_relayed_answers_is_refused(world: VerifiedWorld) -> None
 def subject_key_digest(key: ec.EllipticCurvePrivateKey) -> bytes:
     import hashlib
 
-    from kokon.channel.certificate import spki_of
+    from kokon.channel.mint import spki_of
 
     return hashlib.sha384(spki_of(key)).digest()
 

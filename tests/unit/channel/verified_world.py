@@ -8,8 +8,8 @@ from typing import Any
 from channel_world import IMAGE, Application, ScriptedGuest, echo, launch_document, public_pem
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from kokon.channel.certificate import make_certificate
 from kokon.channel.client import AttestedPeer
+from kokon.channel.mint import make_certificate
 from kokon.channel.serve import AttestedServer
 from kokon.channel.trust import UserTrust
 from kokon.image.dsse import sign_envelope

@@ -26,7 +26,8 @@ AUTHOR = Author(public_jwk(OWNER), CERTIFICATE)
 
 
 def run(request: dict[str, Any]) -> Admission:
-    return admit(parse_admission(json.dumps(request).encode()), OWNER, CERTIFICATE, datetime.now(UTC).replace(microsecond=0))
+    now = datetime.now(UTC).replace(microsecond=0)
+    return admit(parse_admission(json.dumps(request).encode()), OWNER, CERTIFICATE, now)
 
 
 def test_admission_keeps_what_was_said() -> None:

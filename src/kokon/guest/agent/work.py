@@ -95,7 +95,7 @@ class Launch:
         """A fresh key for attested TLS and its certificate."""
         from cryptography.hazmat.primitives.asymmetric import ec
 
-        from kokon.channel.certificate import make_certificate
+        from kokon.channel.mint import make_certificate
 
         key = ec.generate_private_key(ec.SECP384R1())
         return Door(key, make_certificate(key, self.evidence, datetime.now(UTC)))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from kokon.launch.document import VolumeUse
 
 _VOLUME_OPTIONS = ("rbind", "rw", "nosuid", "nodev")
-_LOOK_FOR_PORT = 0.1
+_LOOK_FOR_PORT = 0.03
 CONNECTIONS = 64
 """Attested TLS connections at once: with their threads and buffers they stay well within `container.RESERVE`."""
 IDLE = 600.0

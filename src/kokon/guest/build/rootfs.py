@@ -70,6 +70,8 @@ def _copy_stdlib(source: Path, target: Path) -> None:
         name = file.relative_to(source)
         if layout.wanted_of_stdlib(str(name)):
             _copy(file, target / name)
+    for replaced, ours in layout.QUICK.items():
+        _copy(Path(__file__).with_name(ours), target / replaced)
 
 
 def _copy_wheels(wheels: Sequence[Path], root: Path) -> None:

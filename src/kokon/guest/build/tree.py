@@ -19,12 +19,12 @@ _TOP = _words(
     EXTERNALLY-MANAGED LICENSE.txt sitecustomize __hello__ __phello__ _aix_support _bootsubprocess
     _distutils_system_mod _markupbase _osx_support _pyio _sysconfigdata__linux_x86_64-linux-gnu
     _sysconfigdata__x86_64-linux-gnu aifc antigravity asynchat asyncore asyncio bdb bz2 cProfile cgi cgitb chunk cmd
-    code codeop colorsys compileall configparser crypt csv curses dbm difflib distutils doctest ensurepip filecmp
-    fileinput ftplib getopt getpass html idlelib imaplib imghdr imp lib2to3 mailbox mailcap modulefinder
-    multiprocessing netrc nntplib optparse pdb pickletools pipes plistlib poplib pprint profile pstats pty py_compile
-    pyclbr pydoc pydoc_data rlcompleter sched shelve smtpd smtplib sndhdr socketserver sqlite3 statistics sunau
-    symtable sysconfig tabnanny telnetlib test this timeit tkinter trace tracemalloc tty turtle turtledemo unittest uu
-    venv wave webbrowser wsgiref xdrlib xml xmlrpc zipapp zoneinfo _pydecimal
+    code codeop colorsys compileall configparser crypt csv curses dataclasses dbm difflib distutils doctest email
+    ensurepip filecmp fileinput ftplib getopt getpass html idlelib imaplib imghdr imp lib2to3 mailbox mailcap
+    modulefinder multiprocessing netrc nntplib optparse pdb pickletools pipes plistlib poplib pprint profile pstats
+    pty py_compile pyclbr pydoc pydoc_data rlcompleter sched shelve smtpd smtplib sndhdr socketserver sqlite3
+    statistics sunau symtable sysconfig tabnanny telnetlib test this timeit tkinter trace tracemalloc tty turtle
+    turtledemo unittest uu venv wave webbrowser wsgiref xdrlib xml xmlrpc zipapp zoneinfo _pydecimal
     """
 )
 _EXTENSIONS = _words(
@@ -40,6 +40,13 @@ _ENCODINGS = _words(
     " utf_16 utf_16_be utf_16_le utf_32 utf_32_be utf_32_le charmap iso8859_1 base64_codec"
 )
 
+# Files of Python's library that are costly at start, and ours in their place.
+QUICK = {
+    "dataclasses.py": "quick_dataclasses.py",
+    "email/__init__.py": "quick_email.py",
+    "email/message.py": "quick_email.py",
+    "email/parser.py": "quick_email.py",
+}
 DIRECTORIES = ("dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "usr/bin", "usr/lib", "usr/lib64",
                "usr/sbin", "var")  # fmt: skip
 LINKS = {
