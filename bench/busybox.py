@@ -19,15 +19,20 @@ INIT = f"#!/bin/sh\nmount -t devtmpfs dev /dev\necho {MARK} > /dev/ttyS0\npowero
 SECONDS = 120
 
 
-def boot_busybox(guest: GuestImage, accelerator: str) -> float:
-    """Seconds from starting QEMU to the first word of a bare busybox initrd, with the guest's kernel and its options.
+def tuned_options(guest: GuestImage) -> str:
+    """The guest's kernel options without those of its root file system."""
+    return guest.cmdline.partition(" verity.")[0]
+
+
+def boot_busybox(guest: GuestImage, accelerator: str, options: str) -> float:
+    """Seconds from starting QEMU to the first word of a bare busybox initrd, with the guest's kernel and `options`.
 
     Raises `HostError` (`bench-tool-missing`, `bench-no-boot`).
     """
     with tempfile.TemporaryDirectory() as scratch:
         area = Path(scratch)
         (area / "initrd").write_bytes(_initrd(busybox_program()))
-        return _boot(guest, area, accelerator)
+        return _boot(guest, area, accelerator, options)
 
 
 def _initrd(busybox: bytes) -> bytes:
@@ -39,10 +44,9 @@ def _initrd(busybox: bytes) -> bytes:
     return write_archive([*entries, Entry("init", program, INIT.encode())])
 
 
-def _boot(guest: GuestImage, area: Path, accelerator: str) -> float:
+def _boot(guest: GuestImage, area: Path, accelerator: str, options: str) -> float:
     console = area / "console"
     console.write_bytes(b"")
-    options = guest.cmdline.partition(" verity.")[0]
     argv = [
         PROGRAM, *base_arguments(accelerator, 384, 1), "-bios", str(guest.firmware), "-kernel", str(guest.kernel),
         "-initrd", str(area / "initrd"), "-append", options,
