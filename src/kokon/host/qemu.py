@@ -82,7 +82,7 @@ def build_argv(machine: Machine) -> list[str]:
         *base_arguments(machine.accelerator, machine.memory, machine.cpus),
         *boot_arguments(machine.firmware, machine.kernel, machine.initrd, machine.cmdline),
         *_disk_arguments(machine.disks),
-        *_channel_arguments(machine.channels),
+        *_channel_arguments(machine.channels, recorded=machine.capture is not None),
         *_network_arguments(machine.publish, machine.capture),
         *("-device", "virtio-rng-pci"),
     ]
@@ -125,7 +125,8 @@ def disk_arguments(disk: Disk) -> list[str]:
     return ["-blockdev", blockdev, "-device", device]
 
 
-def _channel_arguments(channels: Channels) -> list[str]:
+def _channel_arguments(channels: Channels, *, recorded: bool) -> list[str]:
+    """The guest's channels; if `recorded`, what the guest says on its sockets is also kept in a file beside each."""
     for path in (channels.processor, channels.control, channels.monitor):
         if len(str(path).encode()) > SOCKET_PATH_LIMIT:
             raise UsageError(
@@ -136,14 +137,15 @@ def _channel_arguments(channels: Channels) -> list[str]:
                 hint="set KOKON_HOME to a shorter path or choose a shorter --name",
             )
     listening = {"server": "on", "wait": "off"}
+    said = {path: {"logfile": f"{path}.said"} if recorded else {} for path in (channels.processor, channels.control)}
     return [
         *("-chardev", option("file", id="console", path=channels.console), "-serial", "chardev:console"),
         *("-device", "virtio-serial-pci"),
-        *("-chardev", option("socket", id="psp", path=channels.processor)),
+        *("-chardev", option("socket", id="psp", path=channels.processor, **said[channels.processor])),
         *("-device", option("virtserialport", chardev="psp", name="kokon.psp")),
         *("-chardev", option("file", id="status", path=channels.status)),
         *("-device", option("virtserialport", chardev="status", name="kokon.status")),
-        *("-chardev", option("socket", id="control", path=channels.control, **listening)),
+        *("-chardev", option("socket", id="control", path=channels.control, **listening, **said[channels.control])),
         *("-device", option("virtserialport", chardev="control", name="kokon.control")),
         *("-chardev", option("socket", id="qmp", path=channels.monitor, **listening)),
         *("-mon", "chardev=qmp,mode=control"),

@@ -68,6 +68,17 @@ def test_measured_inputs_come_as_given() -> None:
     assert after(argv, "-m") == ["384M"]
 
 
+def test_what_the_guest_says_on_sockets_is_recorded_with_its_packets() -> None:
+    quiet = [split(text) for text in after(build_argv(MACHINE), "-chardev")]
+    assert not any("logfile" in chardev for chardev in quiet)
+    recorded = [
+        split(text)
+        for text in after(build_argv(dataclasses.replace(MACHINE, capture=Path("/state/net.pcap"))), "-chardev")
+    ]
+    files = {chardev["id"]: chardev["logfile"] for chardev in recorded if "logfile" in chardev}
+    assert files == {"psp": "/state/clinic/psp.sock.said", "control": "/state/clinic/c.sock.said"}
+
+
 def test_devices_have_the_names_that_the_guest_looks_for() -> None:
     argv = build_argv(MACHINE)
     devices = [split(text) for text in after(argv, "-device")]

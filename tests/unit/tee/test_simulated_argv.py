@@ -132,6 +132,11 @@ def test_machine_properties_that_do_no_harm() -> None:
     assert parse_command(with_value("-M", "type=q35")).inputs.vcpus == 2
 
 
+def test_a_record_of_what_the_guest_says_is_allowed() -> None:
+    value = "socket,id=psp,path=/s,logfile=/s.said"
+    assert parse_command([item if not item.startswith("socket,id=psp") else value for item in GOOD]).socket == "/s"
+
+
 @pytest.mark.parametrize(
     "value", ["socket,id=psp,path=/s,reconnect=1", "socket,id=psp,path=/s,server=on", "pty,id=psp,path=/s"]
 )
