@@ -5,7 +5,7 @@ PYTHON := $(VENV)/bin/python
 export KOKON_HOME ?= $(CURDIR)/.kokon
 RUN := $(VENV)/bin
 
-.PHONY: demo test lint unit bench setup guest lock clean help
+.PHONY: demo test lint unit bench fuzz setup guest lock clean help
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/'
@@ -16,8 +16,8 @@ demo: setup guest ## run a confidential container, end to end, and attack it
 test: setup guest lint unit ## everything that must pass
 
 lint: setup ## style, types and who may import whom
-	@$(RUN)/ruff check src tests bench examples
-	@$(RUN)/ruff format --check -q src tests bench examples
+	@$(RUN)/ruff check src tests bench fuzz examples
+	@$(RUN)/ruff format --check -q src tests bench fuzz examples
 	@$(RUN)/mypy
 	@$(RUN)/lint-imports
 
@@ -35,6 +35,9 @@ setup: ## Debian packages and the virtual environment
 
 guest: setup ## the guest image; built once for each set of inputs
 	@$(RUN)/kokon guest build
+
+fuzz: setup ## fuzz every parser (FUZZ_SECONDS=60 for each)
+	@$(PYTHON) -m fuzz --seconds $(or $(FUZZ_SECONDS),60)
 
 lock: ## refresh the locked dependencies
 	@scripts/lock

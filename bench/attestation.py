@@ -17,7 +17,8 @@ from kokon.errors import HostError
 from kokon.guest.agent.kbs import Connection, KeyBroker
 from kokon.host.processor import DEFAULT_POLICY
 from kokon.launch.document import document_digest, parse_document
-from kokon.tee.evidence import Evidence, Trust
+from kokon.tee.endorsements import Endorsements
+from kokon.tee.evidence import Evidence
 from kokon.tee.registry import verify
 from kokon.tee.simulated.keys import load_processor, root_fingerprint
 from kokon.tee.simulated.measure import measure_guest
@@ -28,7 +29,7 @@ def attestation(setting: Setting) -> list[Row]:
     """Rows per second: one thread verifying, then one client shaking hands; client and server share this machine."""
     seconds = 0.5 if setting.quick else 3.0
     processor = load_processor(setting.home / "processor")
-    trust = Trust(frozenset({root_fingerprint(processor.certificates[-1])}))
+    endorsements = Endorsements(accepted_simulated=frozenset({root_fingerprint(processor.certificates[-1])}))
     measurement = measure_guest(setting.guest, 1)
     with parties(setting, "attestation") as people:
         document = people.admit(
@@ -37,7 +38,7 @@ def attestation(setting: Setting) -> list[Row]:
         guest = processor.launch(measurement, document_digest(document), DEFAULT_POLICY, os.urandom(32))
         reference = ReferenceValues((measurement,), host_data=document_digest(document))
         evidence = guest.evidence(bytes(64))
-        checks = _rate(setting, seconds, lambda: _check(evidence, trust, reference))
+        checks = _rate(setting, seconds, lambda: _check(evidence, endorsements, reference))
         shakes = _rate(setting, seconds, lambda: _shake(document, guest))
     return [
         Row("evidence verified and appraised, one thread", checks, "1/s"),
@@ -58,10 +59,10 @@ def _once(seconds: float, step: Callable[[], None]) -> float:
     return count / taken
 
 
-def _check(evidence: Evidence, trust: Trust, reference: ReferenceValues) -> None:
+def _check(evidence: Evidence, endorsements: Endorsements, reference: ReferenceValues) -> None:
     """Certificates, signature and report as bytes, to a result: what a verifier does for one guest."""
     now = datetime.now(UTC)
-    result = appraise(verify(evidence, trust, now), reference, Policy(), now)
+    result = appraise(verify(evidence, endorsements, now), reference, Policy(), now)
     if not result.claims.ok or any(check.outcome == "failed" for check in result.checks):
         raise HostError("bench-not-affirmed", "the evidence was not accepted", found=result.status)
 

@@ -1,7 +1,9 @@
-"""The error codes that src raises, found without running it."""
+"""The codes that src raises errors with and gives checks, found without running it."""
 
 import ast
 import functools
+import importlib.machinery
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,3 +40,15 @@ def raised() -> dict[str, set[str]]:
             if name in ERRORS and isinstance(code, ast.Constant) and isinstance(code.value, str):
                 found.setdefault(code.value, set()).add(str(path))
     return found
+
+
+@functools.cache
+def checked() -> dict[str, set[str]]:
+    """Every code that a check is given in a call of `failed` or `not_checked`, and the rooms that do, as scripts/errors
+    finds them for docs/CHECKS.md."""
+    loader = importlib.machinery.SourceFileLoader("errors_script", str(ROOT / "scripts" / "errors"))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec
+    script = importlib.util.module_from_spec(spec)
+    loader.exec_module(script)
+    return {code: set(entry["files"]) for code, entry in script.checks().items()}

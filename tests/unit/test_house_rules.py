@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.codes import ROOT, raised, trees
+from support.codes import ROOT, checked, raised, trees
 
 FILE_LINES = 500
 FUNCTION_LINES = 60
@@ -39,13 +39,15 @@ def test_no_assert_and_no_bare_except() -> None:
 
 
 def test_codes_are_stable_words() -> None:
-    assert [code for code in raised() if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", code)] == []
+    codes = [*raised(), *checked()]
+    assert [code for code in codes if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", code)] == []
 
 
 def test_every_code_is_documented() -> None:
-    documented = set(re.findall(r"^\| `([a-z0-9-]+)` \|", (ROOT / "docs" / "ERRORS.md").read_text(), re.MULTILINE))
-    assert set(raised()) - documented == set(), "run scripts/errors"
-    assert documented - set(raised()) == set(), "run scripts/errors"
+    for page, codes in (("ERRORS.md", set(raised())), ("CHECKS.md", set(checked()))):
+        documented = set(re.findall(r"^\| `([a-z0-9-]+)` \|", (ROOT / "docs" / page).read_text(), re.MULTILINE))
+        assert codes - documented == set(), "run scripts/errors"
+        assert documented - codes == set(), "run scripts/errors"
 
 
 @functools.cache
@@ -56,3 +58,15 @@ def all_tests() -> str:
 @pytest.mark.parametrize("code", sorted(raised()))
 def test_every_code_is_tested(code: str) -> None:
     assert f'"{code}"' in all_tests(), f"no test names {code} ({', '.join(raised()[code])})"
+
+
+@pytest.mark.parametrize("code", sorted(checked()))
+def test_every_code_of_a_check_is_tested(code: str) -> None:
+    assert f'"{code}"' in all_tests(), f"no test names {code} ({', '.join(sorted(checked()[code]))})"
+
+
+def test_the_codes_of_checks_are_found() -> None:
+    """Also those that stand in a variable or a choice."""
+    assert {"certificate-expired", "certificate-not-yet-valid", "measurement-unknown", "revocation-unchecked"} <= set(
+        checked()
+    )

@@ -1,77 +1,40 @@
-"""Attestation results: AR4SI trustworthiness vectors and EAR documents. Pure values.
-
-AR4SI (draft-ietf-rats-ar4si) gives a number to each of eight aspects: 0 no claim, 2 to 31 affirming, 32 to 95
-warning, 96 to 127 contraindicated (and the negative mirror of these). EAR (draft-ietf-rats-ear) is the JSON claims
-set around it; its profile here is the one that Confidential Containers' relying parties read.
-"""
+"""Attestation results: the verdict with every check, and as an EAR document. Pure values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Any
 
-from kokon import __version__
-from kokon.tee.evidence import Check, Claims
-
-Status = Literal["none", "affirming", "warning", "contraindicated"]
-
-PROFILE: Final = "tag:github.com,2024:confidential-containers/Trustee"
-ASPECTS: Final = (
-    "instance-identity",
-    "configuration",
-    "executables",
-    "file-system",
-    "hardware",
-    "runtime-opaque",
-    "storage-opaque",
-    "sourced-data",
-)
-
-NO_CLAIM: Final = 0
-RECOGNIZED_INSTANCE: Final = 2
-APPROVED_CONFIGURATION: Final = 2
-ALLOWED_CONFIGURATION: Final = 3
-APPROVED_BOOT: Final = 3
-GENUINE_HARDWARE: Final = 2
-ENCRYPTED_MEMORY: Final = 2
-UNSAFE_HARDWARE: Final = 32
-UNRECOGNIZED_BOOT: Final = 33
-REFUSED: Final = 96
-UNRECOGNIZED: Final = 97
-
-
-def tier(value: int) -> Status:
-    """The AR4SI tier of one number."""
-    if -1 <= value <= 1:
-        return "none"
-    if -32 <= value <= 31:
-        return "affirming"
-    if -96 <= value <= 95:
-        return "warning"
-    return "contraindicated"
-
-
-def worst(vector: Mapping[str, int]) -> Status:
-    """The status of a whole vector: its worst tier, "none" if nothing is claimed."""
-    order: tuple[Status, ...] = ("none", "affirming", "warning", "contraindicated")
-    return max((tier(value) for value in vector.values()), key=order.index, default="none")
+from kokon.appraisal.ear import ear_document
+from kokon.appraisal.reference import ReferenceValues
+from kokon.appraisal.vector import Status
+from kokon.tee.evidence import Check, Claims, Need
 
 
 @dataclass(frozen=True, slots=True)
 class AttestationResult:
-    """What appraisal found. `vector` has all eight aspects; `checks` holds those of verification and of appraisal."""
+    """What appraisal found. `vector` has all eight aspects (`vector.py`).
+
+    `checks` holds those of verification, with what the policy excused as passed, and then those of appraisal, which
+    stand in `appraised` too. `policy` is the policy's name, `reference` the reference that matched or came nearest.
+    `missing` are endorsements without which the answer is not yes.
+    """
 
     status: Status
     vector: Mapping[str, int]
     checks: tuple[Check, ...]
     claims: Claims
+    appraised: tuple[Check, ...] = ()
+    policy: str = "strict"
+    reference: ReferenceValues | None = None
+    missing: tuple[Need, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """True only if the status is affirming and no check failed."""
-        return self.status == "affirming" and not self.failures
+        """True only if the status is affirming, no check failed and nothing required was missing."""
+        return self.status == "affirming" and not self.missing and not self.failures
 
     @property
     def tee(self) -> str:
@@ -88,6 +51,31 @@ class AttestationResult:
         """The failed checks, in the order in which they were made."""
         return tuple(check for check in self.checks if check.outcome == "failed")
 
+    @property
+    def reasons(self) -> tuple[Check, ...]:
+        """Why the answer is no: all failed checks, never only the first."""
+        return self.failures
+
+    @property
+    def verified(self) -> tuple[Check, ...]:
+        """The checks of verification, with what the policy excused as passed."""
+        return self.checks[: len(self.checks) - len(self.appraised)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The verdict as plain JSON values."""
+        return {
+            "ok": self.ok,
+            "tee": self.tee,
+            "simulated": self.simulated,
+            "status": self.status,
+            "trustworthiness-vector": dict(self.vector),
+            "policy": self.policy,
+            "reference": None if self.reference is None else self.reference.title,
+            "checks": [check.as_dict() for check in self.checks],
+            "reasons": [check.as_dict() for check in self.reasons],
+            "missing": [str(need) for need in self.missing],
+        }
+
     def as_ear(
         self,
         now: datetime,
@@ -96,48 +84,21 @@ class AttestationResult:
         issuer: str,
         runtime_data: Mapping[str, Any] | None = None,
         extra: Mapping[str, Any] | None = None,
+        verbose: bool = True,
     ) -> dict[str, Any]:
         """The claims set of an EAR token issued at `now` (aware) and good for `lifetime`.
 
         `runtime_data` is what the report data was a digest of (`tee-pubkey`, `nonce`); `extra` are further top-level
-        claims.
+        claims. Unless `verbose`, checks that passed are left out.
         """
-        issued = int(now.timestamp())
-        return {
-            "eat_profile": PROFILE,
-            "iat": issued,
-            "exp": issued + int(lifetime.total_seconds()),
-            "iss": issuer,
-            "ear.verifier-id": {"developer": "https://kokon.dev", "build": f"kokon {__version__}"},
-            "simulated": self.simulated,
-            "submods": {"cpu0": self._appraisal(runtime_data)},
-        } | dict(extra or {})
-
-    def _appraisal(self, runtime_data: Mapping[str, Any] | None) -> dict[str, Any]:
-        evidence: dict[str, Any] = {
-            self.claims.tee: _tee_claims(self.claims),
-            "report_data": self.claims.report_data.hex(),
-            "init_data": self.claims.host_data.hex(),
+        shown = [check for check in self.checks if verbose or check.outcome != "passed"]
+        extension: dict[str, Any] = {
+            "kokon.checks": [check.as_dict() for check in shown],
+            "kokon.missing": [str(need) for need in self.missing],
         }
-        if runtime_data is not None:
-            evidence["runtime_data_claims"] = dict(runtime_data)
-        return {
-            "ear.status": self.status,
-            "ear.trustworthiness-vector": dict(self.vector),
-            "ear.appraisal-policy-id": "default",
-            "ear.veraison.annotated-evidence": evidence,
-        }
-
-
-def _tee_claims(claims: Claims) -> dict[str, Any]:
-    members: dict[str, Any] = {
-        "measurement": claims.measurement.hex(),
-        "product": claims.product,
-        "root": claims.root,
-        "chip_id": claims.chip_id.hex(),
-        "vmpl": claims.vmpl,
-        "policy_debug_allowed": claims.debug,
-        "policy_migrate_ma": claims.migratable,
-    }
-    members |= {f"reported_tcb_{name}": value for name, value in claims.reported_tcb.items()}
-    return members
+        if self.reference is not None:
+            extension["kokon.reference"] = self.reference.title
+        appraisal: dict[str, Any] = {"ear.status": self.status, "ear.trustworthiness-vector": dict(self.vector)}
+        appraisal |= {"ear.appraisal-policy-id": self.policy, **extension}
+        document = ear_document(self.claims, appraisal, now, lifetime, issuer=issuer, runtime_data=runtime_data)
+        return document | dict(extra or {})

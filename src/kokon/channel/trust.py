@@ -1,7 +1,7 @@
 """Whom a user trusts: authors by public key, owners by their server's key, and simulated roots by fingerprint. Kept
 in one JSON file.
 
-Vendors' roots are pinned in the program (`kokon.tee.snp.roots`) and need no entry. Nothing gets in here on first
+Vendors' roots are pinned in the program (`kokon.tee.anchors`) and need no entry. Nothing gets in here on first
 use: each entry is put by a command.
 """
 
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from kokon.errors import HostError, MalformedError, UsageError
 from kokon.image.ecdsa import key_id, load_public_key, public_pem
-from kokon.tee.evidence import Trust
+from kokon.tee.endorsements import Endorsements
 from kokon.wire import Fields, parse_json, unhex
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ FILE_LIMIT = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class UserTrust:
-    """Authors' public keys (PEM), the trust in roots, and owners as fingerprints of their provisioning servers' keys
+    """Authors' public keys (PEM), endorsements of hardware, and owners as fingerprints of their provisioning servers' keys
     (see `owner_fingerprint`); no owner at all means that none is asked for."""
 
     authors: tuple[str, ...] = ()
-    trust: Trust = field(default_factory=Trust)
+    endorsements: Endorsements = field(default_factory=Endorsements)
     owners: frozenset[str] = frozenset()
 
     def fingerprints(self) -> frozenset[str]:
@@ -55,7 +55,10 @@ class UserTrust:
     def with_simulated(self, fingerprint: str) -> UserTrust:
         """Also accept the simulated root with this fingerprint, 64 hex digits. Raises `MalformedError`."""
         text = unhex(fingerprint, what="fingerprint of a simulated root", size=32).hex()
-        return replace(self, trust=Trust(self.trust.accepted_simulated | {text}))
+        return replace(
+            self,
+            endorsements=replace(self.endorsements, accepted_simulated=self.endorsements.accepted_simulated | {text}),
+        )
 
 
 def key_fingerprint(pem: str) -> str:
@@ -104,7 +107,7 @@ def encode_trust(trust: UserTrust) -> bytes:
         "version": 1,
         "authors": list(trust.authors),
         "owners": sorted(trust.owners),
-        "simulated": sorted(trust.trust.accepted_simulated),
+        "simulated": sorted(trust.endorsements.accepted_simulated),
     }
     return json.dumps(members, indent=2).encode() + b"\n"
 

@@ -142,7 +142,7 @@ def appraise_peer(
     `image` is the manifest digest that must run (None: any of a trusted author). Raises nothing for a bad peer:
     every mismatch becomes a failed check, save for a report that cannot be parsed (`MalformedError`).
     """
-    claims = verify_evidence(answer.evidence, trust.trust, now)
+    claims = verify_evidence(answer.evidence, trust.endorsements, now)
     key_step, peer = _key_step(certificate, claims, trust, now)
     document, document_checks = _attempt("document-parsed", lambda: parse_document(answer.document))
     statement, author_step = _author_step(answer.statement, document, trust, now)
@@ -189,7 +189,7 @@ def reappraise_connection(certificate: bytes, verification: Verification, trust:
             found=peer.key_digest.hex(),
             hint="if the workload was restarted, verify again; otherwise somebody stands between you and it",
         )
-    claims = verify_evidence(peer.evidence, trust.trust, now)
+    claims = verify_evidence(peer.evidence, trust.endorsements, now)
     if not claims.ok or claims.measurement.hex() != verification.measurement:
         codes = ", ".join(check.code or check.name for check in claims.failures)
         raise UntrustedError(
@@ -236,7 +236,7 @@ def _key_step(
     if peer is None:
         return Step("key", title, checks), None
     evidence = peer.evidence
-    own, parsed = _attempt("certificate-evidence", lambda: verify_evidence(evidence, trust.trust, now))
+    own, parsed = _attempt("certificate-evidence", lambda: verify_evidence(evidence, trust.endorsements, now))
     if own is None:
         checks += parsed
     elif not own.ok:
@@ -389,7 +389,7 @@ def _measurement_step(
         host_data=document_digest(answer.document),
     )
     result = appraise(claims, reference, policy, now)
-    checks = tuple(check for check in result.checks if check not in claims.checks)
+    checks = result.appraised
     if result.status != "affirming" and all(check.outcome != "failed" for check in result.checks):
         checks += (failed("appraisal", "appraisal-not-affirming", expected="affirming", found=result.status),)
     if statement.guest:

@@ -1,4 +1,4 @@
-"""`kokon log` and `kokon explain`: what happened at the provisioning server, and why something was denied."""
+"""`kokon log`: what happened at the provisioning server; and why something was denied, for `kokon explain`."""
 
 from __future__ import annotations
 
@@ -48,20 +48,8 @@ def log(*, last: int = 0, admin: Path | None = None, json: bool = False) -> None
     note(f"chain of {head.sequence} entries verified, head {head.digest}")
 
 
-def explain(denial: str, /, *, admin: Path | None = None, json: bool = False) -> None:
-    """Say why something was denied: every check, what was expected and what was found.
-
-    Example: `kokon explain 6f1c2d3e4a5b6c7d`
-
-    Parameters
-    ----------
-    denial
-        The id that the guest was told.
-    admin
-        The server's admin.json; default: that of the server on this machine.
-    json
-        Print JSON.
-    """
+def explain_denial(denial: str, *, admin: Path | None = None, json: bool = False) -> None:
+    """Print why something was denied: every check, what was expected and what was found. Part of `kokon explain`."""
     from kokon.provisioning.client import AdminClient
 
     with AdminClient.from_home(admin) as client:

@@ -39,10 +39,14 @@ class Command:
 
 
 GROUPS = {
+    "evidence": "What hardware signed: reports, quotes, documents.",
     "secret": "Secrets that the provisioning server keeps for enclaves.",
     "provision": "The owner's provisioning server.",
+    "endorsements": "What chip vendors say about their chips.",
     "trust": "Whom this user trusts.",
     "guest": "The image that guests boot.",
+    "measure": "What a launch will measure to, computed without the hardware.",
+    "sigstruct": "The certificate of an SGX enclave.",
 }
 
 COMMANDS = (
@@ -55,7 +59,7 @@ COMMANDS = (
     Command("secret rm", "kokon.cli.secret:rm", "Delete a secret."),
     Command("admit", "kokon.cli.admit:admit", "Register an image's identity and write its launch document."),
     Command("log", "kokon.cli.log:log", "Show the provisioning server's log."),
-    Command("explain", "kokon.cli.log:explain", "Say why a launch was denied."),
+    Command("explain", "kokon.cli.explain:explain", "Say why a launch was denied, or what evidence differs in."),
     Command("run", "kokon.cli.run:run", "Launch a container in an enclave of its own."),
     Command("ps", "kokon.cli.ps:ps", "List containers on this machine."),
     Command("logs", "kokon.cli.logs:logs", "Read a container's output over the attested channel."),
@@ -63,13 +67,24 @@ COMMANDS = (
     Command("rm", "kokon.cli.stop:rm", "Remove an ended container."),
     Command("verify", "kokon.cli.verify:verify", "Verify a running service and show its chain of trust."),
     Command("connect", "kokon.cli.connect:connect", "Tunnel a local port over the attested channel."),
+    Command("endorsements fetch", "kokon.cli.endorsements:fetch", "Fetch endorsements into the cache."),
+    Command("endorsements bundle", "kokon.cli.endorsements:bundle", "Write endorsements to a file, for use offline."),
+    Command("endorsements list", "kokon.cli.endorsements:list_endorsements", "List what is in the cache or in files."),
     Command("trust author", "kokon.cli.trust:trust_author", "Trust an author's public key."),
     Command("trust owner", "kokon.cli.trust:trust_owner", "Trust the owner of a provisioning server."),
     Command("trust simulated", "kokon.cli.trust:trust_simulated", "Accept a simulated root by its fingerprint."),
     Command("trust list", "kokon.cli.trust:trust_list", "Show whom this user trusts."),
+    Command("evidence show", "kokon.cli.evidence:show", "Show every field of a piece of evidence."),
+    Command("evidence verify", "kokon.cli.evidence:verify", "Verify a piece of evidence and say why."),
     Command("doctor", "kokon.cli.doctor:doctor", "Show what this machine can do and what is missing."),
     Command("guest build", "kokon.cli.guest:build", "Build the guest image."),
     Command("guest show", "kokon.cli.guest:show", "Show the guest image and what it measures to."),
+    Command("measure snp", "kokon.cli.measure:snp", "Compute the launch digest of an SEV-SNP guest."),
+    Command("measure tdx", "kokon.cli.measure:tdx", "Compute MRTD, RTMR1 and RTMR2 of a TDX guest."),
+    Command("measure sgx", "kokon.cli.measure:sgx", "Compute MRENCLAVE of a built SGX enclave."),
+    Command("sigstruct show", "kokon.cli.sigstruct:show", "Show a SIGSTRUCT and check its signature."),
+    Command("sigstruct make", "kokon.cli.sigstruct:make", "Make a SIGSTRUCT, signed or to be signed elsewhere."),
+    Command("sigstruct assemble", "kokon.cli.sigstruct:assemble", "Put a signature made elsewhere into a SIGSTRUCT."),
     Command("demo", "kokon.cli.demo:demo", "Show the whole way of one container on this machine."),
 )
 

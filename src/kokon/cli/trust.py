@@ -94,7 +94,7 @@ def trust_list(*, json: bool = False) -> None:
     members = {
         "authors": sorted(trust.fingerprints()),
         "owners": sorted(trust.owners),
-        "simulated": sorted(trust.trust.accepted_simulated),
+        "simulated": sorted(trust.endorsements.accepted_simulated),
     }
     lines = [f"{kind.removesuffix('s'):<11}{name}" for kind, names in members.items() for name in names]
     emit(members, "\n".join(lines) or "nobody yet: kokon trust author FILE", json)

@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kokon.cli.tree import Line, plain, print_lines, tree_lines
+
 if TYPE_CHECKING:
     from kokon.channel.client import AttestedPeer
-    from kokon.channel.verify import Step, Verification
+    from kokon.channel.verify import Verification
 
 
 def verify(
@@ -47,10 +49,11 @@ def verify(
     from kokon.cli.output import emit
 
     verification = peer_for(url, author, accept_simulated, owner, image).verify()
+    lines = tree_of(url, verification)
     if not json and sys.stdout.isatty():
-        print_tree(url, verification)
+        print_lines(lines)
     else:
-        emit(verification.as_dict(), plain_tree(url, verification), json)
+        emit(verification.as_dict(), plain(lines), json)
     verification.require()
 
 
@@ -74,41 +77,11 @@ def peer_for(
     return AttestedPeer(url, trust, image=digest, max_age=timedelta(minutes=minutes))
 
 
-_MARKS = {"passed": ("passed ", "green"), "failed": ("FAILED ", "bold red"), "not-checked": ("unknown", "yellow")}
-Line = tuple[tuple[str, str], ...]
-"""Pieces of a line: text and rich style."""
-
-
-def tree_lines(url: str, verification: Verification) -> list[Line]:
+def tree_of(url: str, verification: Verification) -> list[Line]:
     """The chain of trust as lines of styled pieces, with a sentence at the end."""
-    lines: list[Line] = [((url, "bold"),)]
-    for number, step in enumerate(verification.steps, start=1):
-        last = number == len(verification.steps)
-        mark, style = _MARKS[step.outcome]
-        lines.append((("└─ " if last else "├─ ", "dim"), (mark, style), (f"  {step.title}", "")))
-        lines += [(("   " if last else "│  ", "dim"), *line) for line in _details(step)]
     good = verification.ok and not verification.simulated
-    return [
-        *lines,
-        (),
-        ((summary(verification), "bold green" if good else "bold yellow" if verification.ok else "bold red"),),
-    ]
-
-
-def _details(step: Step) -> list[Line]:
-    lines: list[Line] = [(("          " + f"{name}: {value}", "dim"),) for name, value in step.facts if value]
-    done = [check.name for check in step.checks if check.outcome == "passed"]
-    if done:
-        lines.append((("          checked: " + ", ".join(done), "dim"),))
-    for check in step.checks:
-        if check.outcome == "passed":
-            continue
-        style = _MARKS[check.outcome][1]
-        what = "failed" if check.outcome == "failed" else "not checked"
-        lines.append(((f"          {what}: {check.name} [{check.code}]", style),))
-        said = {name: getattr(check, name) for name in ("expected", "found", "hint")}
-        lines += [((f"            {name}: {text}", ""),) for name, text in said.items() if text]
-    return lines
+    style = "bold green" if good else "bold yellow" if verification.ok else "bold red"
+    return tree_lines(url, verification.steps, summary(verification), style)
 
 
 def summary(verification: Verification) -> str:
@@ -130,20 +103,3 @@ def summary(verification: Verification) -> str:
             "guest memory. Good for trying out and testing; send no real data."
         )
     return f"Verified: {said} The host can read neither the guest's memory nor what you send."
-
-
-def plain_tree(url: str, verification: Verification) -> str:
-    """The chain of trust as plain text."""
-    return "\n".join("".join(text for text, _ in line).rstrip() for line in tree_lines(url, verification))
-
-
-def print_tree(url: str, verification: Verification) -> None:
-    """The chain of trust in colour, on a terminal."""
-    from rich.console import Console
-    from rich.text import Text
-
-    from kokon.cli.output import printable
-
-    console = Console(highlight=False)
-    for line in tree_lines(url, verification):
-        console.print(Text.assemble(*((printable(text), style) for text, style in line)), soft_wrap=True)

@@ -16,7 +16,8 @@ from kokon.appraisal.appraise import appraise
 from kokon.appraisal.policy import Policy, ReferenceValues
 from kokon.errors import DeniedError, KokonError, StaleError
 from kokon.provisioning.protocol import Attestation, Session, runtime_digest
-from kokon.tee.evidence import Check, Claims, Trust, failed, passed
+from kokon.tee.endorsements import Endorsements
+from kokon.tee.evidence import Check, Claims, failed, passed
 from kokon.tee.registry import verify
 from kokon.tee.snp.envelope import from_envelope
 
@@ -51,7 +52,7 @@ def judge(
     session: Session,
     find: Finder,
     known: Mapping[str, Workload],
-    trust: Trust,
+    endorsements: Endorsements,
     now: datetime,
 ) -> Verdict:
     """The verdict about `attestation` in `session`; `known` are all workloads, for telling what comes nearest.
@@ -59,13 +60,13 @@ def judge(
     Raises `MalformedError` for evidence that cannot be parsed.
     """
     evidence = from_envelope(attestation.evidence)
-    claims = verify(evidence, trust, now)
+    claims = verify(evidence, endorsements, now)
     workload = find(claims.host_data)
-    checks = [*_binding(attestation, session, claims), *claims.checks, _workload_check(claims, workload, known)]
+    binding, admitted = _binding(attestation, session, claims), _workload_check(claims, workload, known)
     if workload is None:
-        return Verdict(tuple(checks), None, None, _facts(evidence.report, claims))
+        return Verdict((*binding, *claims.checks, admitted), None, None, _facts(evidence.report, claims))
     result = appraise(claims, reference_values(workload, claims), policy(workload), now)
-    checks += [check for check in result.checks if check not in claims.checks]
+    checks = [*binding, *result.verified, admitted, *result.appraised]
     if result.status != "affirming":
         checks.append(failed("appraisal", "not-affirming", expected="affirming", found=result.status))
     good = all(check.outcome != "failed" for check in checks)

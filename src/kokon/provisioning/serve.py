@@ -26,7 +26,7 @@ from kokon.provisioning.keys import ADMIN_TOKEN, fingerprint, open_keys, write_p
 from kokon.provisioning.service import Service
 from kokon.provisioning.store import Store
 from kokon.provisioning.tls import TlsIdentity, open_tls, server_context
-from kokon.tee.evidence import Trust
+from kokon.tee.endorsements import Endorsements
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -112,8 +112,8 @@ def serve(options: ServeOptions, announce: Callable[[Ready], None]) -> None:
     listener = _listen(options.host, options.port)
     with contextlib.closing(listener):
         store = Store(options.state, keys.master)
-        trust = Trust(accepted_simulated=options.accepted_simulated)
-        service = Service(store, keys, identity.certificate, trust, lambda: datetime.now(UTC))
+        endorsements = Endorsements(accepted_simulated=options.accepted_simulated)
+        service = Service(store, keys, identity.certificate, endorsements, lambda: datetime.now(UTC))
         url = _url(options, listener.getsockname()[1])
         access = {"url": url, "token": keys.admin_token, "certificate": identity.certificate}
         write_private(options.state / ADMIN_FILE, json.dumps(access).encode())

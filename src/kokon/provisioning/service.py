@@ -31,7 +31,8 @@ from kokon.provisioning.protocol import (
 from kokon.provisioning.release import check_release, error_check, judge
 from kokon.provisioning.throttle import Throttle
 from kokon.provisioning.workload import Workload, decode_workload, encode_workload
-from kokon.tee.evidence import Check, Trust
+from kokon.tee.endorsements import Endorsements
+from kokon.tee.evidence import Check
 from kokon.wire import Fields, parse_json
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Service:
         store: Store,
         keys: ServerKeys,
         certificate: str,
-        trust: Trust,
+        endorsements: Endorsements,
         clock: Callable[[], datetime],
     ) -> None:
         self.certificate = certificate
@@ -85,7 +86,7 @@ class Service:
         self._store = store
         self._keys = keys
         self._clock = clock
-        self._trust = trust
+        self._endorsements = endorsements
         self._lock = threading.Lock()
         self._throttle = Throttle()
         self._workloads = self._load()
@@ -95,7 +96,7 @@ class Service:
             {
                 "owner_key": fingerprint(keys.owner.public_key()),
                 "workloads": sorted(self._workloads),
-                "accepted_simulated": sorted(trust.accepted_simulated),
+                "accepted_simulated": sorted(endorsements.accepted_simulated),
             },
         )
 
@@ -120,7 +121,7 @@ class Service:
             attestation = parse_attestation(body)
             known = self._snapshot()
             found = {workload.host_data: workload for workload in known.values()}
-            verdict = judge(attestation, session, found.get, known, self._trust, now)
+            verdict = judge(attestation, session, found.get, known, self._endorsements, now)
         except KokonError as error:
             raise self._refuse("attestation-denied", error, {}) from error
         details = {**verdict.facts, "tee_key": thumbprint(attestation.jwk)}

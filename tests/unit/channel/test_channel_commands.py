@@ -15,7 +15,8 @@ from kokon.channel.proxy import LocalProxy
 from kokon.channel.verify import Verification
 from kokon.cli import logs as logs_command
 from kokon.cli.main import main
-from kokon.cli.verify import print_tree, summary
+from kokon.cli.tree import print_lines
+from kokon.cli.verify import summary, tree_of
 from kokon.errors import UntrustedError
 from kokon.launch.document import Provisioning, document_digest
 from kokon.provisioning.client import AdminClient
@@ -117,7 +118,7 @@ def test_terminal_gets_colour_but_no_control_characters_of_the_peer(
     verification = trusting.peer(trusting.start(guest)).verify()
     assert verification.ok
     monkeypatch.setenv("FORCE_COLOR", "1")
-    print_tree("https://a:1", verification)
+    print_lines(tree_of("https://a:1", verification))
     out = capsys.readouterr().out
     assert "\x1b[32m" in out
     assert "\x1b[2J" not in out

@@ -39,7 +39,7 @@ def test_trust_survives_writing_and_reading(tmp_path: Path) -> None:
     assert read_trust(path) == trust
     assert trust.authors == (PEM,)
     assert trust.fingerprints() == {key_fingerprint(PEM)}
-    assert trust.trust.accepted_simulated == {ROOT}
+    assert trust.endorsements.accepted_simulated == {ROOT}
     assert trust.owners == {ROOT}
     assert [file.name for file in path.parent.iterdir()] == ["trust.json"]
 

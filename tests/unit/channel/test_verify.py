@@ -1,6 +1,7 @@
 """What a user refuses: every way in which the other end may not be what it should be."""
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from channel_world import IMAGE, launch_document, public_pem
@@ -15,7 +16,8 @@ from kokon.errors import KokonError, MalformedError, StaleError, UntrustedError
 from kokon.image.statement import ReferenceEntry
 from kokon.launch.document import Provisioning
 from kokon.provisioning.tls import make_certificate as make_tls_certificate
-from kokon.tee.evidence import Claims, Evidence, Trust, not_checked
+from kokon.tee.endorsements import Endorsements
+from kokon.tee.evidence import Claims, Evidence, not_checked, passed
 
 OTHER_IMAGE = "sha256:" + "d" * 64
 
@@ -153,7 +155,7 @@ def test_runtime_that_contradicts_the_document_is_refused(world: VerifiedWorld) 
 
 
 def test_unknown_author_is_refused(world: VerifiedWorld) -> None:
-    trust = UserTrust(trust=world.trust.trust).with_author(public_pem(new_key()))
+    trust = UserTrust(endorsements=world.trust.endorsements).with_author(public_pem(new_key()))
     assert refused(world, world.peer(world.start(), trust=trust))[0] == {"author-untrusted"}
 
 
@@ -201,7 +203,13 @@ def test_reference_values_of_another_kind_of_hardware_do_not_count(
     from kokon.channel import verify as subject
 
     honest = subject.verify_evidence
-    monkeypatch.setattr(subject, "verify_evidence", lambda *given: replace(honest(*given), simulated=False))
+
+    def real(*given: Any) -> Claims:
+        claims = honest(*given)
+        consulted = (*claims.checks, passed("revocation of SEV-Milan"))
+        return replace(claims, simulated=False, needs=(), checks=consulted)
+
+    monkeypatch.setattr(subject, "verify_evidence", real)
     for tee, codes in (("snp", set()), ("tdx", {"measurement-unknown"})):
         statement = world.statement(reference=(ReferenceEntry(tee, 1, "max", MEASUREMENT),))
         verification = world.peer(world.start(world.guest(statement=statement))).verify()
@@ -320,12 +328,12 @@ def test_certificate_evidence_that_cannot_be_verified_is_refused(
     honest = subject.verify_evidence
     calls = 0
 
-    def second_fails(evidence: Evidence, trust: Trust, now: datetime) -> Claims:
+    def second_fails(evidence: Evidence, endorsements: Endorsements, now: datetime) -> Claims:
         nonlocal calls
         calls += 1
         if calls % 2 == 0:
             raise MalformedError("certificate-table", "does not parse")
-        return honest(evidence, trust, now)
+        return honest(evidence, endorsements, now)
 
     monkeypatch.setattr(subject, "verify_evidence", second_fails)
     assert refused(world, world.peer(world.start()))[0] == {"certificate-table"}

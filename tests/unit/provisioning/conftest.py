@@ -22,7 +22,7 @@ from kokon.provisioning.serve import _listen, configuration
 from kokon.provisioning.service import Service
 from kokon.provisioning.store import Store
 from kokon.provisioning.tls import client_context, open_tls
-from kokon.tee.evidence import Trust
+from kokon.tee.endorsements import Endorsements
 from kokon.tee.simulated.keys import fingerprint, load_processor
 from kokon.tee.simulated.processor import Processor
 
@@ -114,7 +114,7 @@ def server(tmp_path: Path, chip: Chip) -> Iterator[Server]:
     keys = open_keys(state)
     identity = open_tls(state, (), clock())
     store = Store(state, keys.master)
-    service = Service(store, keys, identity.certificate, Trust(frozenset({chip.root})), clock)
+    service = Service(store, keys, identity.certificate, Endorsements(accepted_simulated=frozenset({chip.root})), clock)
     listener = _listen("127.0.0.1", 0)
     url = f"https://127.0.0.1:{listener.getsockname()[1]}"
     running = uvicorn.Server(configuration(service, identity))

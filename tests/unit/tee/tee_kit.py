@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from kokon.tee.evidence import Claims, Evidence, Trust
+from kokon.tee.endorsements import Endorsements
+from kokon.tee.evidence import Claims, Evidence
 from kokon.tee.registry import verify
 from kokon.tee.simulated.certificates import make_ark, make_ask, make_vcek
 from kokon.tee.simulated.keys import ARK, ARK_KEY, ASK, ASK_KEY, load_processor, stored_fingerprint
@@ -47,8 +48,8 @@ class Chip:
     root: str
 
     @property
-    def trust(self) -> Trust:
-        return Trust(frozenset({self.root}))
+    def endorsements(self) -> Endorsements:
+        return Endorsements(accepted_simulated=frozenset({self.root}))
 
     def guest(self, policy: int = POLICY) -> GuestContext:
         return self.processor.launch(MEASUREMENT, HOST_DATA, policy, bytes(range(32)))
@@ -68,7 +69,9 @@ class Chip:
     ) -> Claims:
         evidence = self.evidence()
         report = evidence.report if report is None else report
-        return verify(Evidence("snp", report, evidence.certificates if chain is None else chain), self.trust, now)
+        return verify(
+            Evidence("snp", report, evidence.certificates if chain is None else chain), self.endorsements, now
+        )
 
     def vcek(self, **changes: Any) -> bytes:
         """Another VCEK for the same chip, signed by the same ASK."""

@@ -55,7 +55,7 @@ def test_evidence_and_key(chip: Chip, port: Port) -> None:
     device = SimulatedDevice(Path("/dev/vport0p1"))
     key = answer(chip.guest(), b"\2" + wire.KEY_BODY.pack(0, 0, 8, 0, 0, bytes(8)))
     port.serve(ok(chip), key)
-    assert verify(device.report(REPORT_DATA), chip.trust, NOW).ok
+    assert verify(device.report(REPORT_DATA), chip.endorsements, NOW).ok
     assert device.derived_key(fields=8) == key[5:]
     device.close()
     device.close()

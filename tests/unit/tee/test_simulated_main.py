@@ -64,7 +64,7 @@ def test_from_order_to_exit(chip: Chip, tmp_path: Path) -> None:
     wait_gone(answer["processor_pid"])
     (report,) = machine.answers()
     assert report is not None
-    claims = verify(decode_extended(report[1:]), chip.trust, NOW)
+    claims = verify(decode_extended(report[1:]), chip.endorsements, NOW)
     assert claims.ok
     assert claims.measurement.hex() == answer["measurement"]
 

@@ -90,7 +90,7 @@ def test_another_chip_has_other_keys(chip: Chip) -> None:
     guest = other.launch(MEASUREMENT, HOST_DATA, POLICY, bytes(32))
     assert guest.derived_key(KeyRequest()) != chip.guest().derived_key(KeyRequest())
     evidence: Evidence = guest.evidence(REPORT_DATA)
-    codes = {check.code for check in verify(evidence, chip.trust, NOW).failures}
+    codes = {check.code for check in verify(evidence, chip.endorsements, NOW).failures}
     assert codes == {"snp-signature-invalid", "snp-chip-id-mismatch"}
 
 

@@ -64,7 +64,7 @@ def test_a_whole_life(chip: Chip, tmp_path: Path) -> None:
     assert report is not None
     assert key is not None
     assert vmpl is not None
-    claims = verify(decode_extended(report[1:]), chip.trust, NOW)
+    claims = verify(decode_extended(report[1:]), chip.endorsements, NOW)
     assert claims.ok
     assert claims.measurement == service.measurement
     assert claims.host_data == b"\x5a" * 32

@@ -14,6 +14,7 @@ from kokon.tee.snp.certtable import decode_extended, decode_table, encode_extend
 from kokon.tee.snp.report import Report, encode_report
 
 CHAIN = (b"leaf", b"authority", b"root")
+OTHER = bytes.fromhex("9f4116cdc5034f5a8f6fae4bce3b4bb5")
 CRL = bytes.fromhex("92f81bc358114d3d97ffd19f88dc67ea")
 
 
@@ -66,6 +67,19 @@ def test_revocation_lists_are_passed_over() -> None:
     shifted = b"".join(struct.pack("<16sII", guid, place + 24, size) for guid, place, size in entries)
     with_crl = shifted + struct.pack("<16sII", CRL, offset, 3) + bytes(24) + b"".join(CHAIN) + b"crl"
     assert decode_table(with_crl) == CHAIN
+    assert decode_table(with_crl.replace(CRL, OTHER)) == CHAIN
+
+
+def test_a_revocation_list_of_the_table_comes_with_the_evidence(chip: Chip) -> None:
+    report = chip.evidence().report
+    table = struct.pack("<16sII", CRL, 48, 3) + bytes(24) + b"crl"
+    assert decode_extended(report + table) == Evidence("snp", report, (), {"crl": b"crl"})
+
+
+def test_entries_in_any_order_are_sorted() -> None:
+    table = encode_table(CHAIN)
+    entries = [table[24 * index : 24 * index + 24] for index in range(3)]
+    assert decode_table(b"".join(reversed(entries)) + table[72:]) == CHAIN
 
 
 @pytest.mark.parametrize(
@@ -75,11 +89,11 @@ def test_revocation_lists_are_passed_over() -> None:
         encode_table(CHAIN) + b"x",
         encode_table(CHAIN)[:-1],
         encode_table(CHAIN)[24:],
+        struct.pack("<16sII", CRL, 72, 1) + struct.pack("<16sII", CRL, 73, 1) + bytes(24) + b"xx",
         struct.pack("<16sII", CRL, 24, 1) * 17,
-        b"\1" * 16 + struct.pack("<II", 48, 1) + bytes(24) + b"x",
         bytes.fromhex("63da758de6644564adc5f4b93be8accd") + struct.pack("<II", 48, 0) + bytes(24),
         bytes.fromhex("63da758de6644564adc5f4b93be8accd") + struct.pack("<II", 49, 1) + bytes(24) + b"xy",
-        bytes.fromhex("4ab7b379bbac4fe4a02f05aef327c782") + struct.pack("<II", 48, 1) + bytes(24) + b"x",
+        bytes.fromhex("4ab7b379bbac4fe4a02f05aef327c782") + struct.pack("<II", 24, 1) + bytes(24) + b"x",
     ],
 )
 def test_malformed_tables(table: bytes) -> None:

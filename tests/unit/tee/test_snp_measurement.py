@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from kokon.errors import MalformedError
 from kokon.tee.snp.hashes import KernelHashes, cmdline_digest, kernel_hashes
-from kokon.tee.snp.measure import measure_snp
+from kokon.tee.snp.measure import measure_sev, measure_snp
 from kokon.tee.snp.ovmf import Ovmf, Section, parse_ovmf
 from kokon.tee.snp.pages import PAGE, ZERO, LaunchDigest
-from kokon.tee.snp.vmsa import cpu_signature, vmsa_page
+from kokon.tee.snp.vmsa import cpu_signature, cpuid_signature, vmsa_page
 
 FOOTER = uuid.UUID("96b582de-1fb2-45f7-baea-a366c55a082d").bytes_le
 HASHES = uuid.UUID("7255371f-3a3b-4b04-927b-1da6efa8d454").bytes_le
@@ -128,6 +128,7 @@ def test_everything_measured_changes_the_digest() -> None:
         measured(features=0x21),
         measured(hashes=None),
         measured(vmm="ec2"),
+        measured(vmm="ec2-2023"),
         measured(vmm="gce"),
         measured(small(data=bytes(PAGE))),
         measured(small(reset_eip=1), vcpus=2),
@@ -135,7 +136,7 @@ def test_everything_measured_changes_the_digest() -> None:
         measured(hashes=kernel_hashes(b"kernel", b"Initrd", "console=ttyS0")),
         measured(hashes=kernel_hashes(b"kernel", b"initrd", "console=ttyS1")),
     }
-    assert len(digests) == 12
+    assert len(digests) == 13
 
 
 @pytest.mark.parametrize(
@@ -204,10 +205,34 @@ def test_order_and_kind_of_pages_count() -> None:
 
 def test_cpu_models() -> None:
     assert cpu_signature("EPYC-Milan") == cpu_signature("EPYC-Milan-v2") == 0xA00F11
+    assert cpu_signature("EPYC-Genoa-v1") == cpuid_signature(25, 17, 0) == 0xA10F10
+    assert cpu_signature("EPYC-Turin") == cpuid_signature(26, 0, 0) == 0xB00F00
+    assert cpuid_signature(6, 6, 3) == 0x663
     assert cpu_signature("EPYC-v4") == cpu_signature("EPYC-IBPB") == 0x800F12
     with pytest.raises(MalformedError) as caught:
         cpu_signature("Pentium")
     assert caught.value.code == "cpu-model-unknown"
+    for numbers in ((-1, 0, 0), (0x10F, 0, 0), (25, 256, 0), (25, 1, 16)):
+        with pytest.raises(MalformedError):
+            cpuid_signature(*numbers)
+
+
+def test_launches_of_plain_sev_and_sev_es() -> None:
+    firmware = small()
+    assert measure_sev(firmware, None) == hashlib.sha256(firmware.data).digest()
+    assert measure_sev(firmware, KERNEL) == hashlib.sha256(firmware.data + KERNEL.table()).digest()
+    page = vmsa_page(0xFFFFFFF0, 0, 0x800F12)
+    assert measure_sev(firmware, None, vcpus=1, signature=0x800F12) == hashlib.sha256(firmware.data + page).digest()
+    for changes, code in (
+        ({"hashes_address": None}, "firmware-no-hashes"),
+        ({"reset_eip": None}, "firmware-no-reset"),
+    ):
+        with pytest.raises(MalformedError) as caught:
+            measure_sev(small(**changes), KERNEL, vcpus=2)
+        assert caught.value.code == code
+    with pytest.raises(MalformedError) as caught:
+        measure_sev(firmware, None, vcpus=0)
+    assert caught.value.code == "vcpus-range"
 
 
 def test_registers_of_the_first_cpu() -> None:

@@ -5,18 +5,19 @@ from datetime import datetime, timedelta
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA384
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tee_kit import NOW, Chip, certificate_der, failures
+from tee_kit import NOW, PSS, Chip, certificate_der, failures
 
 from kokon.errors import MalformedError
-from kokon.tee.evidence import Evidence, Trust
+from kokon.tee.endorsements import Endorsements
+from kokon.tee.evidence import Claims, Evidence, Need
 from kokon.tee.registry import verify
 from kokon.tee.simulated.certificates import AUTHORITY_LIFETIME, CHIP_LIFETIME, CLOCK_SKEW, make_ark, make_ask
 from kokon.tee.simulated.processor import TCB
-from kokon.tee.snp.chain import parse_certificate
+from kokon.tee.certificates import parse_certificate
 from kokon.tee.snp.report import SIGNED_SIZE
 
 
@@ -36,8 +37,25 @@ def builder(subject: x509.Name, issuer: x509.Name, key: rsa.RSAPublicKey) -> x50
     )
 
 
+SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
+
 def subject_of(der: bytes) -> x509.Name:
     return x509.load_der_x509_certificate(der).subject
+
+
+def open_questions(claims: Claims) -> list[str | None]:
+    return [check.code for check in claims.checks if check.outcome == "not-checked"]
 
 
 def test_genuine_evidence_of_an_accepted_chip(chip: Chip) -> None:
@@ -47,28 +65,39 @@ def test_genuine_evidence_of_an_accepted_chip(chip: Chip) -> None:
     assert claims.root == chip.root
     assert claims.product == "Simulated"
     assert claims.reported_tcb == TCB
-    assert [c.code for c in claims.checks if c.outcome == "not-checked"] == ["snp-revocation-not-checked"]
+    assert open_questions(claims) == ["crl-missing"]
 
 
 def test_a_simulated_root_is_refused_unless_named(chip: Chip) -> None:
     evidence = chip.evidence()
-    claims = verify(evidence, Trust(), NOW)
+    claims = verify(evidence, Endorsements(), NOW)
     assert failures(claims) == ["simulated-root-refused"]
     assert claims.simulated
     hint = claims.failures[0].hint or ""
     assert chip.root in hint
     assert "--accept-simulated" in hint
-    assert not verify(evidence, Trust(frozenset({"0" * 64})), NOW).ok
+    assert not verify(evidence, Endorsements(accepted_simulated=frozenset({"0" * 64})), NOW).ok
+
+
+def authority(
+    chip: Chip, subject: x509.Name, key: rsa.RSAPublicKey, issuer: x509.Name | None = None, depth: int | None = None
+) -> bytes:
+    """A certificate authority's certificate, signed by the chip's root key under any name."""
+    unsigned = builder(subject, issuer or subject, key)
+    unsigned = unsigned.add_extension(x509.BasicConstraints(True, depth), True).add_extension(SIGNS, True)
+    return chip.rebuilt(unsigned, chip.ark)
 
 
 def test_any_other_root_is_untrusted(chip: Chip) -> None:
     evil = name("ARK-Milan")
-    ark = chip.rebuilt(
-        builder(evil, evil, chip.ark.public_key()).add_extension(x509.BasicConstraints(True, None), True), chip.ark
-    )
     vcek, ask, _ark = chip.evidence().certificates
-    claims = verify(replace(chip.evidence(), certificates=(vcek, ask, ark)), Trust(), NOW)
-    assert "snp-root-untrusted" in failures(claims)
+    chain = (
+        vcek,
+        authority(chip, subject_of(ask), chip.ask.public_key(), evil, 0),
+        authority(chip, evil, chip.ark.public_key()),
+    )
+    claims = verify(replace(chip.evidence(), certificates=chain), Endorsements(), NOW)
+    assert failures(claims) == ["root-untrusted"]
     assert not claims.simulated
 
 
@@ -127,34 +156,43 @@ def test_absurd_signatures(chip: Chip, report: bytes) -> None:
 
 def test_no_certificates(chip: Chip) -> None:
     claims = chip.claims(chain=())
-    assert failures(claims) == ["snp-certificates-missing"]
+    assert open_questions(claims) == ["snp-certificate-missing", "crl-missing"]
+    assert not claims.failures
+    assert not claims.ok
     assert claims.root == ""
     assert claims.product == "Simulated"
+    components = (("microcode", "1"), ("product", "Simulated"), ("snp", "1"), ("tee", "1"))
+    chip_id = ("chip-id", claims.chip_id.hex())
+    assert claims.needs == (Need("vcek", (("bootloader", "1"), chip_id, *components)),)
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_incomplete_chain(chip: Chip, count: int) -> None:
     claims = chip.claims(chain=chip.evidence().certificates[:count])
-    assert "snp-chain-incomplete" in failures(claims)
+    assert open_questions(claims) == ["chain-incomplete", "crl-missing"]
+    assert not claims.failures
     assert claims.root == ""
+    assert claims.needs[0] == Need("amd-chain", (("kind", "vcek"), ("product", "Simulated")))
     assert not claims.ok
 
 
 def test_leaf_directly_under_the_root(chip: Chip) -> None:
     vcek, _ask, ark = chip.evidence().certificates
-    assert {"snp-chain-incomplete", "snp-chain-broken"} <= set(failures(chip.claims(chain=(vcek, ark))))
+    claims = chip.claims(chain=(vcek, ark))
+    assert open_questions(claims) == ["chain-incomplete", "crl-missing"]
+    assert not claims.ok
 
 
 def test_root_alone(chip: Chip) -> None:
     ark = chip.evidence().certificates[2]
-    with pytest.raises(MalformedError) as caught:
-        chip.claims(chain=(ark,))
-    assert caught.value.code == "amd-extension"
+    claims = chip.claims(chain=(ark,))
+    assert open_questions(claims) == ["snp-certificate-missing", "crl-missing"]
+    assert not claims.ok
 
 
 def test_too_many_certificates(chip: Chip) -> None:
     with pytest.raises(MalformedError) as caught:
-        chip.claims(chain=(*chip.evidence().certificates, b""))
+        chip.claims(chain=chip.evidence().certificates * 3)
     assert caught.value.code == "certificate-count"
 
 
@@ -163,17 +201,24 @@ def test_another_signer_of_the_intermediate(chip: Chip) -> None:
     other = rsa.generate_private_key(65537, 2048)
     unsigned = builder(subject_of(_ask), subject_of(ark), chip.ask.public_key())
     forged = chip.rebuilt(unsigned.add_extension(x509.BasicConstraints(True, 0), True), other)
-    assert "snp-chain-broken" in failures(chip.claims(chain=(vcek, forged, ark)))
+    assert "chain-broken" in failures(chip.claims(chain=(vcek, forged, ark)))
 
 
-def test_weak_root_key_or_other_algorithm(chip: Chip) -> None:
-    weak = rsa.generate_private_key(65537, 2048)
+def test_weak_root_key(chip: Chip) -> None:
+    weak = rsa.generate_private_key(65537, 1024)
     ark = parse_certificate(certificate_der(make_ark(weak, NOW)))
     assert not ark.issued(ark)
-    same = name("PKCS1")
-    plain = builder(same, same, chip.ark.public_key()).sign(chip.ark, SHA256())
-    found = parse_certificate(certificate_der(plain))
-    assert not found.issued(found)
+
+
+def test_only_the_signature_parameters_of_amd_will_do(chip: Chip) -> None:
+    vcek, ask, ark = chip.evidence().certificates
+    unsigned = builder(subject_of(ask), subject_of(ark), chip.ask.public_key())
+    unsigned = unsigned.add_extension(x509.BasicConstraints(True, 0), True).add_extension(SIGNS, True)
+    plain = certificate_der(unsigned.sign(chip.ark, SHA384()))
+    assert failures(chip.claims(chain=(vcek, plain, ark))) == ["snp-signature-parameters"]
+    salt = padding.PSS(mgf=padding.MGF1(SHA384()), salt_length=32)
+    short = certificate_der(unsigned.sign(chip.ark, SHA384(), rsa_padding=salt))
+    assert failures(chip.claims(chain=(vcek, short, ark))) == ["chain-broken", "snp-signature-parameters"]
 
 
 def test_intermediate_that_is_no_authority(chip: Chip) -> None:
@@ -183,7 +228,7 @@ def test_intermediate_that_is_no_authority(chip: Chip) -> None:
     no_ca = chip.rebuilt(unsigned.add_extension(usage, True), chip.ark)
     no_signing = chip.rebuilt(unsigned.add_extension(x509.BasicConstraints(True, 0), True), chip.ark)
     for forged in (no_ca, no_signing):
-        assert failures(chip.claims(chain=(vcek, forged, ark))) == ["snp-not-an-authority"]
+        assert failures(chip.claims(chain=(vcek, forged, ark))) == ["not-an-authority"]
 
 
 def test_root_whose_path_is_too_short(chip: Chip) -> None:
@@ -191,7 +236,7 @@ def test_root_whose_path_is_too_short(chip: Chip) -> None:
     usage = x509.load_der_x509_certificate(ark).extensions.get_extension_for_class(x509.KeyUsage).value
     unsigned = builder(subject_of(ark), subject_of(ark), chip.ark.public_key())
     short = unsigned.add_extension(x509.BasicConstraints(True, 0), True).add_extension(usage, True)
-    assert failures(chip.claims(chain=(vcek, ask, chip.rebuilt(short, chip.ark)))) == ["snp-not-an-authority"]
+    assert failures(chip.claims(chain=(vcek, ask, chip.rebuilt(short, chip.ark)))) == ["not-an-authority"]
 
 
 def test_leaf_that_is_an_authority(chip: Chip) -> None:
@@ -203,7 +248,7 @@ def test_leaf_that_is_an_authority(chip: Chip) -> None:
     for extension in genuine.extensions:
         unsigned = unsigned.add_extension(extension.value, False)
     claims = chip.claims(chain=(chip.rebuilt(unsigned, chip.ask), ask, ark))
-    assert {"snp-not-an-authority", "snp-signature-invalid"} == set(failures(claims))
+    assert {"not-an-authority", "snp-signature-invalid"} == set(failures(claims))
 
 
 def test_leaf_of_another_curve(chip: Chip) -> None:
@@ -215,9 +260,9 @@ def test_leaf_of_another_curve(chip: Chip) -> None:
 @pytest.mark.parametrize(
     ("now", "code"),
     [
-        (NOW - timedelta(days=2), "snp-certificate-not-yet-valid"),
-        (NOW + CHIP_LIFETIME, "snp-certificate-expired"),
-        (NOW + AUTHORITY_LIFETIME, "snp-certificate-expired"),
+        (NOW - timedelta(days=2), "certificate-not-yet-valid"),
+        (NOW + CHIP_LIFETIME, "certificate-expired"),
+        (NOW + AUTHORITY_LIFETIME, "certificate-expired"),
     ],
 )
 def test_validity(chip: Chip, now: datetime, code: str) -> None:
@@ -226,7 +271,8 @@ def test_validity(chip: Chip, now: datetime, code: str) -> None:
 
 def test_validity_at_its_edges(chip: Chip) -> None:
     assert chip.claims(now=NOW - CLOCK_SKEW).ok
-    assert chip.claims(now=NOW - CLOCK_SKEW + CHIP_LIFETIME).ok
+    assert chip.claims(now=NOW - CLOCK_SKEW + CHIP_LIFETIME - timedelta(seconds=1)).ok
+    assert failures(chip.claims(now=NOW - CLOCK_SKEW + CHIP_LIFETIME)) == ["certificate-expired"]
 
 
 def test_certificates_for_another_tcb_product_or_chip(chip: Chip) -> None:
@@ -269,10 +315,12 @@ def test_all_mismatches_are_collected(chip: Chip) -> None:
     _vcek, ask, ark = chip.evidence().certificates
     raw = bytearray(chip.signed(key_info=2, reported_tcb=bytes(8)))
     raw[0x90] ^= 1
-    claims = verify(Evidence("snp", bytes(raw), (chip.vcek(product="Genoa"), ask, ark)), Trust(), NOW + CHIP_LIFETIME)
+    claims = verify(
+        Evidence("snp", bytes(raw), (chip.vcek(product="Genoa"), ask, ark)), Endorsements(), NOW + CHIP_LIFETIME
+    )
     assert set(failures(claims)) == {
         "snp-chip-key-masked",
-        "snp-certificate-expired",
+        "certificate-expired",
         "simulated-root-refused",
         "snp-signature-invalid",
         "snp-product-mismatch",
@@ -302,21 +350,17 @@ def test_the_algorithm_outside_the_signature_counts_too(chip: Chip) -> None:
     assert caught.value.code == "certificate-malformed"
 
 
-def test_certificates_with_strange_names_or_critical_extensions(chip: Chip) -> None:
-    twice = x509.Name([*name("a"), *name("b")])
+def test_certificates_with_critical_extensions(chip: Chip) -> None:
     unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
-    for unsigned in (
-        builder(twice, twice, chip.ark.public_key()),
-        builder(name("a"), name("a"), chip.ark.public_key()).add_extension(unknown, True),
-    ):
-        with pytest.raises(MalformedError) as caught:
-            parse_certificate(chip.rebuilt(unsigned, chip.ark))
-        assert caught.value.code == "certificate-malformed"
+    unsigned = builder(name("a"), name("a"), chip.ark.public_key()).add_extension(unknown, True)
+    with pytest.raises(MalformedError) as caught:
+        parse_certificate(chip.rebuilt(unsigned, chip.ark))
+    assert caught.value.code == "certificate-malformed"
 
 
 def test_the_registry_knows_its_tees(chip: Chip) -> None:
     with pytest.raises(MalformedError) as caught:
-        verify(replace(chip.evidence(), tee="abacus"), chip.trust, NOW)
+        verify(replace(chip.evidence(), tee="abacus"), chip.endorsements, NOW)
     assert caught.value.code == "tee-unknown"
 
 
@@ -325,4 +369,11 @@ def test_another_simulated_chip_under_the_same_name(chip: Chip) -> None:
     ark = certificate_der(make_ark(other, NOW))
     ask = certificate_der(make_ask(other, chip.ask.public_key(), NOW))
     claims = chip.claims(chain=(chip.evidence().certificates[0], ask, ark))
-    assert {"simulated-root-refused", "snp-chain-broken"} <= set(failures(claims))
+    assert open_questions(claims) == ["chain-incomplete", "crl-missing"]
+    assert not claims.ok
+    same = parse_certificate(chip.evidence().certificates[1])
+    unsigned = builder(subject_of(same.der), subject_of(chip.evidence().certificates[2]), other.public_key())
+    unsigned = unsigned.add_extension(x509.BasicConstraints(True, 0), True).add_extension(SIGNS, True)
+    forged = certificate_der(unsigned.sign(other, SHA384(), rsa_padding=PSS))
+    claims = chip.claims(chain=(chip.evidence().certificates[0], forged, chip.evidence().certificates[2]))
+    assert failures(claims) == ["chain-broken", "chain-broken"]

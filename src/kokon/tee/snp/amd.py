@@ -1,13 +1,14 @@
 """AMD's certificates for Milan, Genoa and Turin, so that evidence with nothing but its leaf can be verified offline.
 
 Public certificates as AMD's key distribution service hands them out: per product the root (ARK), the intermediate for
-VCEKs (ASK) and the one for VLEKs (ASVK). Only the roots are trusted, and those by their pinned keys (`roots.py`): a
+VCEKs (ASK) and the one for VLEKs (ASVK). Only the roots are trusted, and those by their pinned keys (`tee.anchors`): a
 certificate in this file is worth no more than its signature.
 """
 
 from __future__ import annotations
 
 import base64
+from functools import cache
 from typing import Final
 
 MILAN_ARK: Final = (
@@ -219,6 +220,7 @@ TURIN_ASVK: Final = (
 )
 
 
+@cache
 def certificates() -> tuple[bytes, ...]:
     """All of them, DER."""
     texts = (

@@ -24,7 +24,7 @@ _VLEK_GUID = bytes.fromhex("a8074bc2a25a483eaae639c045a0b8a1")
 _ASK_GUID = bytes.fromhex("4ab7b379bbac4fe4a02f05aef327c782")
 _ARK_GUID = bytes.fromhex("c0b406a4a80349529743" + "3fb6014cd0ae")
 _CRL_GUID = bytes.fromhex("92f81bc358114d3d97ffd19f88dc67ea")
-_RANKS = {_VCEK_GUID: 0, _VLEK_GUID: 0, _ASK_GUID: 1, _ARK_GUID: 2}
+_CERTIFICATES = (_VCEK_GUID, _VLEK_GUID, _ASK_GUID, _ARK_GUID)
 
 
 def encode_table(certificates: tuple[bytes, ...], *, vlek: bool = False) -> bytes:
@@ -54,30 +54,33 @@ def _entries(table: bytes) -> list[tuple[bytes, int, int]]:
 
 
 def decode_table(table: bytes) -> tuple[bytes, ...]:
-    """The certificates of a table, leaf first; revocation lists in it are passed over.
+    """The certificates of a table: VCEK and VLEK, then ASK (on machines with VLEKs the ASVK), then ARK.
 
-    Every byte must belong to an entry, in order and without gaps, except for zeros at the end (hosts hand out whole
-    pages). Raises `MalformedError` (`certificate-table`).
+    Entries of other kinds (revocation lists, a cloud's own documents) are passed over. Every byte must belong to one
+    entry, except for zeros (hosts hand out whole pages). Raises `MalformedError` (`certificate-table`).
     """
+    found = _contents(table)
+    return tuple(found[guid] for guid in _CERTIFICATES if guid in found)
+
+
+def _contents(table: bytes) -> dict[bytes, bytes]:
     if not any(table):
-        return ()
+        return {}
     entries = _entries(table)
-    chain: list[bytes] = []
+    found: dict[bytes, bytes] = {}
     end = _ENTRY.size * (len(entries) + 1)
-    for guid, offset, length in entries:
-        if offset != end or length == 0 or offset + length > len(table):
+    for guid, offset, length in sorted(entries, key=lambda entry: entry[1]):
+        if offset < end or length == 0 or offset + length > len(table) or any(table[end:offset]):
             raise MalformedError(
                 "certificate-table", "an entry of the certificate table is out of place", expected=end, found=offset
             )
+        if guid in found:
+            raise MalformedError("certificate-table", "an entry of the table is there twice", found=guid.hex())
         end = offset + length
-        if guid == _CRL_GUID:
-            continue
-        if _RANKS.get(guid) != len(chain):
-            raise MalformedError("certificate-table", "unexpected kind of certificate in the table", found=guid.hex())
-        chain.append(table[offset:end])
+        found[guid] = table[offset:end]
     if any(table[end:]):
         raise MalformedError("certificate-table", "bytes after the certificate table")
-    return tuple(chain)
+    return found
 
 
 def encode_extended(evidence: Evidence) -> bytes:
@@ -93,7 +96,8 @@ def encode_extended(evidence: Evidence) -> bytes:
 
 
 def decode_extended(data: bytes) -> Evidence:
-    """Evidence from a report with or without a certificate table, at most 64 KiB together.
+    """Evidence from a report with or without a certificate table, at most 64 KiB together; a revocation list from the
+    table becomes the part "crl".
 
     Raises `MalformedError` (`evidence-too-large`, `certificate-table`, and those of `parse_report`).
     """
@@ -103,4 +107,6 @@ def decode_extended(data: bytes) -> Evidence:
         )
     report = data[:REPORT_SIZE]
     parse_report(report)
-    return Evidence("snp", report, decode_table(data[REPORT_SIZE:]))
+    found = _contents(data[REPORT_SIZE:])
+    chain = tuple(found[guid] for guid in _CERTIFICATES if guid in found)
+    return Evidence("snp", report, chain, {"crl": found[_CRL_GUID]} if _CRL_GUID in found else {})

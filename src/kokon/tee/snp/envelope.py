@@ -161,12 +161,13 @@ def _parse_report_object(value: Any) -> Report:
     fields = Fields(value, "SNP report")
     version = fields.integer("version", high=2**32 - 1)
     cpuid = _cpuid(fields, version)
-    turin = cpuid[0] == TURIN_FAMILY
+    tcbs = {name: fields.table(name) for name in _TCBS}
+    turin = cpuid[0] == TURIN_FAMILY if version >= 3 else tcbs["reported_tcb"].get("fmc") is not None
     signature = Fields(fields.table("signature"), "SNP signature")
     r, s = (_octets(signature.value(name), f"signature {name}", 72) for name in ("r", "s"))
     signature.finish()
     members: dict[str, Any] = {name: _octets(fields.value(name), name, size) for name, size in _SIZES.items()}
-    members |= {name: _tcb(fields.table(name), name, turin=turin) for name in _TCBS}
+    members |= {name: _tcb(tcbs[name], name, turin=turin) for name in _TCBS}
     members |= {f"{name}_version": _firmware_version(fields.table(name), name) for name in _VERSIONS}
     report = Report(
         version=version,

@@ -13,16 +13,16 @@ from typing import Final
 
 from kokon.errors import MalformedError
 
-_ARC: Final = "1.3.6.1.4.1.3704.1"
-STRUCT_VERSION: Final = f"{_ARC}.1"
-PRODUCT_NAME: Final = f"{_ARC}.2"
-BOOTLOADER: Final = f"{_ARC}.3.1"
-TEE: Final = f"{_ARC}.3.2"
-SNP: Final = f"{_ARC}.3.3"
-MICROCODE: Final = f"{_ARC}.3.8"
-FMC: Final = f"{_ARC}.3.9"
-HARDWARE_ID: Final = f"{_ARC}.4"
-CSP_ID: Final = f"{_ARC}.5"
+ARC: Final = "1.3.6.1.4.1.3704.1"
+STRUCT_VERSION: Final = f"{ARC}.1"
+PRODUCT_NAME: Final = f"{ARC}.2"
+BOOTLOADER: Final = f"{ARC}.3.1"
+TEE: Final = f"{ARC}.3.2"
+SNP: Final = f"{ARC}.3.3"
+MICROCODE: Final = f"{ARC}.3.8"
+FMC: Final = f"{ARC}.3.9"
+HARDWARE_ID: Final = f"{ARC}.4"
+CSP_ID: Final = f"{ARC}.5"
 
 _INTEGER = 0x02
 _OCTETS = 0x04

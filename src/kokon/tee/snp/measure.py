@@ -1,18 +1,20 @@
 """What an SNP launch will measure to, computed without the hardware. Pure: contents are arguments.
 
 Order of a launch under QEMU, as the public vectors confirm it: the firmware's pages, then each section of its SEV
-metadata, then one VMSA page for each virtual CPU.
+metadata, then one VMSA page for each virtual CPU. Launches of plain SEV and of SEV-ES, which hash firmware, kernel
+hashes and VMSA pages in one run of SHA-256, are here for completeness.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 from kokon.errors import MalformedError
 from kokon.tee.snp import ovmf as fw
 from kokon.tee.snp.hashes import KernelHashes
 from kokon.tee.snp.pages import CPUID, PAGE, SECRETS, UNMEASURED, ZERO, LaunchDigest
-from kokon.tee.snp.vmsa import BSP_EIP, vmsa_page
+from kokon.tee.snp.vmsa import BSP_EIP, EC2, vmsa_page
 
 VCPUS_LIMIT: Final = 4096
 
@@ -30,13 +32,12 @@ def measure_snp(
     """The 48-byte launch digest.
 
     `hashes` None: no direct kernel boot. `signature`: CPUID's family, model and stepping (`vmsa.cpu_signature`);
-    `features`: SEV_FEATURES; `vmm`: qemu, ec2 or gce.
+    `features`: SEV_FEATURES; `vmm`: one of `vmsa.VMMS`.
 
     Raises `MalformedError`: `firmware-no-hashes`, `firmware-no-sections`, `firmware-section-unknown`,
     `firmware-no-reset`, `vcpus-range`, `vmm-unknown`.
     """
-    if not 1 <= vcpus <= VCPUS_LIMIT:
-        raise MalformedError("vcpus-range", "impossible number of CPUs", expected=f"1 to {VCPUS_LIMIT}", found=vcpus)
+    _check_vcpus(vcpus)
     if not firmware.sections:
         raise MalformedError("firmware-no-sections", "the firmware has no SEV metadata, SNP cannot launch it")
     if hashes is not None and (
@@ -54,13 +55,46 @@ def measure_snp(
         digest = LaunchDigest(firmware_digest)
     for section in firmware.sections:
         _add_section(digest, firmware, section, hashes, vmm)
-    if vmm == "ec2":
+    if vmm in EC2:
         for section in firmware.sections:
             if section.kind == fw.SECTION_CPUID:
                 digest.add_unmeasured(CPUID, section.address)
     for page in _vmsa_pages(firmware, vcpus, features, signature, vmm):
         digest.add_vmsa(page)
     return digest.value
+
+
+def measure_sev(
+    firmware: fw.Ovmf,
+    hashes: KernelHashes | None,
+    *,
+    vcpus: int | None = None,
+    signature: int = 0,
+    vmm: str = "qemu",
+) -> bytes:
+    """The 32-byte launch digest of SEV, or, with a number of `vcpus`, of SEV-ES (AMD document 55766, LAUNCH_MEASURE).
+
+    Raises `MalformedError`: `firmware-no-hashes`, `firmware-no-reset`, `vcpus-range`, `vmm-unknown`.
+    """
+    if hashes is not None and firmware.hashes_address is None:
+        raise MalformedError(
+            "firmware-no-hashes",
+            "the firmware has no place for kernel hashes, so a kernel would not be measured",
+            hint="use the AmdSev build of OVMF",
+        )
+    digest = hashlib.sha256(firmware.data)
+    if hashes is not None:
+        digest.update(hashes.table())
+    if vcpus is not None:
+        _check_vcpus(vcpus)
+        for page in _vmsa_pages(firmware, vcpus, 0, signature, vmm):
+            digest.update(page)
+    return digest.digest()
+
+
+def _check_vcpus(vcpus: int) -> None:
+    if not 1 <= vcpus <= VCPUS_LIMIT:
+        raise MalformedError("vcpus-range", "impossible number of CPUs", expected=f"1 to {VCPUS_LIMIT}", found=vcpus)
 
 
 def _add_section(
@@ -73,7 +107,7 @@ def _add_section(
     elif section.kind == fw.SECTION_SECRETS:
         digest.add_unmeasured(SECRETS, section.address)
     elif section.kind == fw.SECTION_CPUID:
-        if vmm != "ec2":  # Amazon's hypervisor adds this page after all others
+        if vmm not in EC2:  # Amazon's hypervisor adds this page after all others
             digest.add_unmeasured(CPUID, section.address)
     elif section.kind == fw.SECTION_KERNEL_HASHES:
         if hashes is None or firmware.hashes_address is None:

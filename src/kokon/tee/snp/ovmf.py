@@ -62,7 +62,11 @@ def _broken(message: str, found: object = None) -> MalformedError:
     return MalformedError("ovmf-malformed", message, found=found)
 
 
-def _footer(data: bytes) -> dict[bytes, bytes]:
+def footer_entries(data: bytes) -> dict[bytes, bytes]:
+    """The entries of the footer table by their GUID (16 bytes as stored) of an image of at least a page.
+
+    Raises `MalformedError` (`ovmf-malformed`).
+    """
     end = len(data) - _FOOTER_END
     length, guid = _ENTRY.unpack_from(data, end - _ENTRY.size)
     if guid != _FOOTER_GUID:
@@ -112,7 +116,7 @@ def parse_ovmf(data: bytes) -> Ovmf:
     """What the image says of itself; its end is loaded at 4 GiB. Raises `MalformedError` (`ovmf-malformed`)."""
     if not PAGE <= len(data) <= SIZE_LIMIT or len(data) % PAGE:
         raise _broken("the firmware has a wrong size", len(data))
-    entries = _footer(data)
+    entries = footer_entries(data)
     from_end = _word(entries, _METADATA_GUID, 4)
     hashes = _word(entries, _HASHES_GUID, 8)
     return Ovmf(

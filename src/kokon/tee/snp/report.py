@@ -9,7 +9,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 from kokon.errors import MalformedError
 
@@ -23,6 +24,28 @@ POLICY_SMT = 1 << 16
 POLICY_RESERVED_ONE = 1 << 17
 POLICY_MIGRATE_MA = 1 << 18
 POLICY_DEBUG = 1 << 19
+POLICY_BITS: Final[Mapping[str, int]] = {
+    "smt_allowed": POLICY_SMT,
+    "migrate_ma_allowed": POLICY_MIGRATE_MA,
+    "debug_allowed": POLICY_DEBUG,
+    "single_socket_required": 1 << 20,
+    "cxl_allowed": 1 << 21,
+    "mem_aes_256_xts": 1 << 22,
+    "rapl_dis": 1 << 23,
+    "ciphertext_hiding_dram": 1 << 24,
+    "page_swap_disable": 1 << 25,
+}
+"""Bits of POLICY above the ABI version (56860, "Guest Policy")."""
+PLATFORM_BITS: Final[Mapping[str, int]] = {
+    "smt_en": 1 << 0,
+    "tsme_en": 1 << 1,
+    "ecc_en": 1 << 2,
+    "rapl_dis": 1 << 3,
+    "ciphertext_hiding_dram_en": 1 << 4,
+    "alias_check_complete": 1 << 5,
+    "tio_en": 1 << 7,
+}
+"""Bits of PLATFORM_INFO (56860, "ATTESTATION_REPORT")."""
 
 VCEK = 0
 VLEK = 1
@@ -62,6 +85,8 @@ _TCBS = ("current_tcb", "reported_tcb", "committed_tcb", "launch_tcb")
 _TURIN = ("fmc", "bootloader", "tee", "snp", None, None, None, "microcode")
 _MILAN = ("bootloader", "tee", None, None, None, None, "snp", "microcode")
 TURIN_FAMILY = 0x1A
+_UNUSED = bytes(4)
+_REMEMBERED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +161,22 @@ class Report:
         """Second half of the ECDSA signature as an integer."""
         return int.from_bytes(self.signature[SIGNATURE_SCALAR:], "little")
 
-    def tcb(self, raw: bytes) -> dict[str, int]:
-        """Components of one of this report's TCB versions, laid out by its CPU family (version 2: Milan's layout)."""
-        return tcb_components(raw, turin=self.cpuid[0] == TURIN_FAMILY)
+    @property
+    def turin(self) -> bool:
+        """True if TCB versions are laid out as on Turin: by CPU family, or, in version 2, which names none, if they do
+        not fit Milan's layout."""
+        if self.version >= 3:
+            return self.cpuid[0] == TURIN_FAMILY
+        return _only_turin(self.current_tcb, self.reported_tcb, self.committed_tcb, self.launch_tcb)
+
+    def tcb(self, raw: bytes, *, turin: bool | None = None) -> dict[str, int]:
+        """Components of one of this report's TCB versions; `turin` overrides the layout, for a version 2 report whose
+        certificate tells more. Raises `MalformedError` (`report-reserved`) only then."""
+        return tcb_components(raw, turin=self.turin if turin is None else turin)
 
 
 def _zero(data: bytes, what: str) -> None:
-    if any(data):
+    if data.strip(b"\0"):
         raise MalformedError(
             "report-reserved", f"{what} of the report is not zero", expected="zeros", found=data.hex()[:64]
         )
@@ -171,8 +205,10 @@ def parse_report(raw: bytes) -> Report:
     if version < 5:
         _zero(raw[0x1F8:0x208], "the mitigation vectors before version 5")
     members: dict[str, Any] = {name: value for name, value in zip(_NAMES, values, strict=True) if name is not None}
-    for name in _TCBS:
-        tcb_components(members[name], turin=version >= 3 and cpuid[0] == TURIN_FAMILY)
+    tcbs = [members[name] for name in _TCBS]
+    turin = cpuid[0] == TURIN_FAMILY if version >= 3 else _only_turin(*tcbs)
+    for tcb in tcbs:
+        tcb_components(tcb, turin=turin)
     for name in ("cpuid", "current_version", "committed_version"):
         members[name] = tuple(members[name])
     return Report(**members, signature=raw[SIGNED_SIZE : SIGNED_SIZE + 2 * SIGNATURE_SCALAR])
@@ -194,11 +230,20 @@ def encode_report(report: Report) -> bytes:
     return raw
 
 
+def _only_turin(*tcbs: bytes) -> bool:
+    return any(tcb[2:6] != _UNUSED for tcb in tcbs)
+
+
 def tcb_components(raw: bytes, *, turin: bool) -> dict[str, int]:
     """Components of an 8-byte TCB_VERSION by name: bootloader, tee, snp, microcode, and fmc on Turin.
 
     Raises `MalformedError` (`report-reserved`) if a byte that has no meaning is set.
     """
+    return dict(_components(raw, turin))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _components(raw: bytes, turin: bool) -> dict[str, int]:
     layout = _TURIN if turin else _MILAN
     _zero(bytes(value for name, value in zip(layout, raw, strict=True) if name is None), "a TCB version")
     return {name: value for name, value in zip(layout, raw, strict=True) if name is not None}

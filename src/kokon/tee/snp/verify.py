@@ -1,55 +1,62 @@
-"""SNP evidence to claims: signature, chain, pinned root, and that certificate and report speak of the same chip.
-Pure.
+"""SNP evidence to claims: signature, chain, pinned root, revocation, and that certificate and report speak of the same
+chip. Pure.
 
-Every check is made and recorded even if an earlier one failed. Debug, VMPL and TCB minima are policy and decided in
-`appraisal`.
+Every check is made and recorded even if an earlier one failed. Debug, VMPL, SMT and TCB minima are policy and decided
+in `appraisal`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from functools import lru_cache
+from typing import Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.hashes import SHA384
+from kokon.tee.anchors import AMD, check_root, is_simulated
+from kokon.tee.certificates import REMEMBERED, Certificate
+from kokon.tee.endorsed import parse_lists
+from kokon.tee.endorsements import Endorsements
+from kokon.tee.evidence import Check, Claims, Evidence, Need, canonical_digest, failed, not_checked, passed
+from kokon.tee.path import build_path, check_leaf, check_path
+from kokon.tee.revocation import RevocationList, check_path_revoked
+from kokon.tee.snp.describe import SIGNING_KEYS, describe_report, unknown_bits
+from kokon.tee.snp.platform import CHAIN_LENGTH, check_parameters, check_platform, platform_of
+from kokon.tee.snp.report import ECDSA_P384_SHA384, REPORT_SIZE, SIGNED_SIZE, VLEK, Report, parse_report, product_of
+from kokon.tee.snp.selection import LEAF_NAMES, Leaf, authorities, find_leaf, layout
 
-from kokon.tee.evidence import Check, Claims, Evidence, Trust, failed, not_checked, passed
-from kokon.tee.snp.chain import CHAIN_LENGTH, Certificate, complete_chain
-from kokon.tee.snp.extensions import ChipExtensions, parse_extensions
-from kokon.tee.snp.report import ECDSA_P384_SHA384, SIGNED_SIZE, VCEK, VLEK, Report, parse_report, product_of
-from kokon.tee.snp.roots import PINNED, SIMULATED_PREFIX
+_SIZE: Final = passed("size", f"{REPORT_SIZE} bytes")
+_RESERVED: Final = passed("reserved-bits")
+_ALGORITHM: Final = passed("signature-algorithm", "ECDSA P-384 with SHA-384")
+_CHIP_KEY: Final = passed("chip-key")
+_passed = lru_cache(maxsize=REMEMBERED)(passed)
+_UNTOLD: Final = ("Milan", "Genoa")
+"""Product lines whose firmware made version 2 reports, which do not tell theirs."""
 
-SIMULATED = "Simulated"
-_LEAF_NAMES = {VCEK: "SEV-VCEK", VLEK: "SEV-VLEK"}
 
-
-def verify_snp(evidence: Evidence, trust: Trust, now: datetime) -> Claims:
+def verify_snp(evidence: Evidence, endorsements: Endorsements, now: datetime) -> Claims:
     """The claims of SNP evidence at the time `now` (aware), with all checks.
 
-    Raises `MalformedError` for bytes that do not parse, never for evidence that is merely untrustworthy.
+    Certificates come with the evidence or are among the endorsements; AMD's own are built in. Raises `MalformedError`
+    for bytes of the evidence that do not parse, never for evidence that is merely untrustworthy.
     """
     report = parse_report(evidence.report)
-    chain = complete_chain(evidence.certificates)
-    chip = parse_extensions(chain[0].extensions) if chain else None
-    root = chain[-1] if chain and chain[-1].self_issued else None
-    fingerprint = root.fingerprint if root else ""
-    pinned = PINNED.get(fingerprint)
-    simulated = pinned is None and root is not None and _is_simulated(root, fingerprint, trust)
-    checks = [_check_algorithm(report), _check_masked(report), *_check_chain(chain, now)]
-    if root is not None:
-        checks.append(_check_root(root, fingerprint, trust))
-    if chip is not None:
-        product = pinned or (SIMULATED if simulated else None)
-        checks.append(_check_report_signature(report, evidence.report, chain[0]))
-        checks += _check_leaf(report, chain, chip, product, vendor=pinned is not None)
-    checks.append(not_checked("revocation", "snp-revocation-not-checked", "no revocation list was given"))
+    leaf = find_leaf(report, evidence, endorsements.certificates, now)
+    path: tuple[Certificate, ...] = ()
+    if leaf is not None:
+        path = build_path(
+            leaf.certificate, authorities(leaf.certificate, evidence.certificates, endorsements.certificates), now
+        )
+    root = path[-1] if path and path[-1].self_issued else None
+    product = leaf.chip.product if leaf else product_of(report) or ""
+    turin = layout(report, leaf.chip if leaf else None)
+    checks = [*_check_report(report), *_check_signer(report, leaf, path, root, endorsements, now)]
+    revocation = tuple(_check_revocation(path, evidence, endorsements, now))
+    checks += revocation
     return Claims(
         tee="snp",
-        simulated=simulated,
-        root=fingerprint,
-        product=chip.product if chip else product_of(report) or "",
+        simulated=root is not None and is_simulated(root, AMD, endorsements.accepted_simulated),
+        root=root.fingerprint if root else "",
+        product=product,
         measurement=report.measurement,
         host_data=report.host_data,
         report_data=report.report_data,
@@ -57,148 +64,142 @@ def verify_snp(evidence: Evidence, trust: Trust, now: datetime) -> Claims:
         migratable=report.migratable,
         vmpl=report.vmpl,
         chip_id=report.chip_id,
-        reported_tcb=report.tcb(report.reported_tcb),
+        reported_tcb=report.tcb(report.reported_tcb, turin=turin),
         checks=tuple(checks),
+        registers={"measurement": report.measurement},
+        tcbs={
+            "current": report.tcb(report.current_tcb, turin=turin),
+            "committed": report.tcb(report.committed_tcb, turin=turin),
+            "launch": report.tcb(report.launch_tcb, turin=turin),
+        },
+        signer=report.id_key_digest,
+        security_version=report.guest_svn,
+        details=describe_report(report),
+        needs=tuple(_needs(report, leaf, path, revocation, product)),
+        canonical=canonical_digest("snp", evidence.report[:SIGNED_SIZE], path[0].spki if path else b""),
     )
 
 
-def _is_simulated(root: Certificate, fingerprint: str, trust: Trust) -> bool:
-    return fingerprint in trust.accepted_simulated or root.name.startswith(SIMULATED_PREFIX)
-
-
-def _check_algorithm(report: Report) -> Check:
+def _check_report(report: Report) -> Iterator[Check]:
+    """What a report says by itself. Its size, version and reserved bytes were checked by parsing it."""
+    yield _SIZE
+    yield _passed("version", report.version)
+    unknown = unknown_bits(report)
+    if unknown:
+        found = ", ".join(f"{name} {value:#x}" for name, value in unknown.items())
+        hint = "bits that are set without a meaning known here; AMD's document 56860 may have one by now"
+        yield not_checked("reserved-bits", "snp-bits-unknown", hint, found=found)
+    else:
+        yield _RESERVED
     if report.signature_algorithm != ECDSA_P384_SHA384:
-        return failed("signature-algorithm", "snp-signature-algorithm", expected="1", found=report.signature_algorithm)
-    return passed("signature-algorithm", "ECDSA P-384 with SHA-384")
-
-
-def _check_masked(report: Report) -> Check:
+        yield failed("signature-algorithm", "snp-signature-algorithm", expected="1", found=report.signature_algorithm)
+    else:
+        yield _ALGORITHM
     if report.chip_key_masked:
-        return failed(
+        yield failed(
             "chip-key",
             "snp-chip-key-masked",
             expected="a signed report",
             found="MASK_CHIP_KEY",
             hint="the host told the firmware not to sign reports",
         )
-    return passed("chip-key")
+    else:
+        yield _CHIP_KEY
 
 
-def _check_report_signature(report: Report, raw: bytes, leaf: Certificate) -> Check:
-    name, code = "report-signature", "snp-signature-invalid"
-    if not isinstance(leaf.key, ec.EllipticCurvePublicKey) or not isinstance(leaf.key.curve, ec.SECP384R1):
-        return failed(name, code, expected="a P-384 key", found=type(leaf.key).__name__)
-    try:
-        leaf.key.verify(encode_dss_signature(report.r, report.s), raw[:SIGNED_SIZE], ec.ECDSA(SHA384()))
-    except InvalidSignature:
-        return failed(
+def _check_signer(
+    report: Report,
+    leaf: Leaf | None,
+    path: tuple[Certificate, ...],
+    root: Certificate | None,
+    endorsements: Endorsements,
+    now: datetime,
+) -> Iterator[Check]:
+    """The signature, the certificates behind it, and whether they are for such a report."""
+    if leaf is None:
+        kind = SIGNING_KEYS.get(report.signing_key, report.signing_key)
+        hint = "neither came one with the report nor is one for this chip and TCB among the endorsements"
+        yield not_checked("report-signature", "snp-certificate-missing", hint, found=kind)
+        return
+    name, certificate = "report-signature", leaf.certificate
+    if leaf.signed:
+        yield _passed(name, f"by {certificate.name}")
+    else:
+        yield failed(
             name,
-            code,
-            expected=f"a signature by {leaf.name}",
+            "snp-signature-invalid",
+            expected=f"a signature by {certificate.name}",
             found="another",
             hint="the report was altered, or it is another chip's or another TCB version's",
         )
-    return passed(name, f"by {leaf.name}")
+    if root is None:
+        found = " <- ".join(certificate.name for certificate in path)
+        yield not_checked("certificates", "chain-incomplete", "the issuer's certificates are needed", found=found)
+    yield from _check_path(path, now)
+    if root is not None:
+        yield check_root(root, AMD, endorsements.accepted_simulated)
+    yield from check_platform(platform_of(report, leaf.chip), path, AMD.get(root.fingerprint) if root else None)
 
 
-def _check_chain(chain: tuple[Certificate, ...], now: datetime) -> Iterator[Check]:
-    if not chain:
-        yield failed(
-            "certificates",
-            "snp-certificates-missing",
-            expected="VCEK or VLEK at least",
-            found="none",
-            hint="the evidence came without certificates",
-        )
-        return
-    if len(chain) < CHAIN_LENGTH or not chain[-1].self_issued:
-        found = " <- ".join(certificate.name for certificate in chain)
-        yield failed("certificates", "snp-chain-incomplete", expected="leaf, intermediate, root", found=found)
-    for child, parent in zip(chain, (*chain[1:], chain[-1]), strict=True):
-        if parent is not child or child.self_issued:
-            yield _check_issued(child, parent)
-    for depth, authority in enumerate(chain[1:]):
-        if not authority.authority or (authority.path_length is not None and authority.path_length < depth):
-            yield failed("authority", "snp-not-an-authority", expected="a CA certificate", found=authority.name)
-    if chain[0].authority:
-        yield failed("authority", "snp-not-an-authority", expected="an end certificate", found=chain[0].name)
-    for certificate in chain:
-        yield _check_validity(certificate, now)
+def _check_path(path: tuple[Certificate, ...], now: datetime) -> tuple[Check, ...]:
+    """Every check of the path itself; remembered for the time in which all its certificates are valid."""
+    start, end, checks = _check_path_within(path)
+    return checks if start <= now < end else _check_path_at(path, now)
 
 
-def _check_issued(child: Certificate, parent: Certificate) -> Check:
-    name = f"signature of {child.name}"
-    if parent.issued(child):
-        return passed(name, f"by {parent.name}")
-    return failed(name, "snp-chain-broken", expected=f"signed by {parent.name}", found="not signed by it")
+@lru_cache(maxsize=REMEMBERED)
+def _check_path_within(path: tuple[Certificate, ...]) -> tuple[datetime, datetime, tuple[Check, ...]]:
+    start = max(certificate.not_before for certificate in path)
+    return start, min(certificate.not_after for certificate in path), _check_path_at(path, start)
 
 
-def _check_validity(certificate: Certificate, now: datetime) -> Check:
-    name = f"validity of {certificate.name}"
-    if now < certificate.not_before:
-        code, limit = "snp-certificate-not-yet-valid", certificate.not_before
-    elif now > certificate.not_after:
-        code, limit = "snp-certificate-expired", certificate.not_after
-    else:
-        return passed(name, f"until {certificate.not_after:%Y-%m-%d}")
-    return failed(name, code, expected=f"{limit:%Y-%m-%dT%H:%M:%SZ}", found=f"{now:%Y-%m-%dT%H:%M:%SZ}")
+def _check_path_at(path: tuple[Certificate, ...], now: datetime) -> tuple[Check, ...]:
+    chain = (check for check in check_path(path, now) if check.code != "chain-incomplete")
+    return (*chain, *check_leaf(path[0]), check_parameters(path))
 
 
-def _check_root(root: Certificate, fingerprint: str, trust: Trust) -> Check:
-    if fingerprint in PINNED:
-        return passed("root", f"ARK-{PINNED[fingerprint]}")
-    if fingerprint in trust.accepted_simulated:
-        return passed("root", f"{root.name}, simulated, accepted")
-    if root.name.startswith(SIMULATED_PREFIX):
-        return failed(
-            "root",
-            "simulated-root-refused",
-            expected="a chip vendor's root",
-            found=f"{root.name} ({fingerprint})",
-            hint=f"simulation protects nothing; to accept it for a trial: --accept-simulated {fingerprint}",
-        )
-    return failed("root", "snp-root-untrusted", expected="a pinned AMD root", found=f"{root.name} ({fingerprint})")
-
-
-def _check_leaf(
-    report: Report, chain: tuple[Certificate, ...], chip: ChipExtensions, product: str | None, *, vendor: bool
+def _check_revocation(
+    path: tuple[Certificate, ...], evidence: Evidence, endorsements: Endorsements, now: datetime
 ) -> Iterator[Check]:
-    leaf = chain[0]
-    kind = _LEAF_NAMES.get(report.signing_key)
-    if leaf.name != kind:
-        yield failed("signing-key", "snp-signing-key-mismatch", expected=kind or "VCEK or VLEK", found=leaf.name)
-    else:
-        yield passed("signing-key", leaf.name)
-    yield _check_product(report, chain, chip, product, vendor=vendor)
-    reported = report.tcb(report.reported_tcb)
-    if reported != dict(chip.tcb):
-        yield failed("tcb", "snp-tcb-mismatch", expected=_tcb_text(chip.tcb), found=_tcb_text(reported))
-    else:
-        yield passed("tcb", _tcb_text(reported))
-    yield _check_chip(report, chip)
+    """The intermediate on the list of its root: AMD's lists name no leaves (57230, "Certificate Revocation List")."""
+    if len(path) < CHAIN_LENGTH:
+        yield not_checked("revocation", "crl-missing", "the chain is not complete")
+        return
+    lists = _lists(endorsements.crls)
+    if "crl" in evidence.parts:
+        lists += _lists((evidence.parts["crl"],))
+    yield from check_path_revoked(path[1:], lists, now, required=False)
 
 
-def _check_product(
-    report: Report, chain: tuple[Certificate, ...], chip: ChipExtensions, product: str | None, *, vendor: bool
-) -> Check:
-    by_cpu = product_of(report)
-    found = f"certificate {chip.product}, CPUID {by_cpu or 'unknown'}, root {product or 'unknown'}"
-    if (product is not None and chip.product != product) or (by_cpu is not None and by_cpu != chip.product):
-        return failed("product", "snp-product-mismatch", expected="one product line", found=found)
-    prefix = "SEV-VLEK-" if report.signing_key == VLEK else "SEV-"
-    if vendor and (len(chain) < CHAIN_LENGTH or chain[1].name != prefix + chip.product):
-        return failed("product", "snp-product-mismatch", expected=prefix + chip.product, found=chain[-2:][0].name)
-    return passed("product", chip.product)
+@lru_cache(maxsize=64)
+def _lists(crls: tuple[bytes, ...]) -> tuple[RevocationList, ...]:
+    return parse_lists(crls)
 
 
-def _check_chip(report: Report, chip: ChipExtensions) -> Check:
-    if report.signing_key == VLEK and chip.hardware_id is None:
-        return not_checked("chip-id", "snp-chip-id-unbound", "a VLEK is not bound to one chip")
-    expected = (chip.hardware_id or b"").ljust(64, b"\0")
-    if chip.hardware_id is None or report.chip_id != expected:
-        return failed("chip-id", "snp-chip-id-mismatch", expected=expected.hex(), found=report.chip_id.hex())
-    return passed("chip-id", report.chip_id.hex()[:16])
+def _needs(
+    report: Report, leaf: Leaf | None, path: tuple[Certificate, ...], revocation: tuple[Check, ...], product: str
+) -> Iterator[Need]:
+    kind = SIGNING_KEYS.get(report.signing_key)
+    if leaf is None:
+        if kind in ("VCEK", "VLEK") and not report.chip_key_masked:
+            products = (product,) if product else _UNTOLD if report.version < 3 else ()
+            for line in products:
+                yield Need(kind.lower(), _leaf_parameters(report, line))
+        return
+    if not path[-1].self_issued:
+        yield Need("amd-chain", (("kind", _kind(leaf)), ("product", product)))
+    if any(check.outcome == "not-checked" for check in revocation):
+        yield Need("amd-crl", (("product", product),), required=False)
 
 
-def _tcb_text(tcb: object) -> str:
-    return " ".join(f"{name}={value}" for name, value in sorted(dict(tcb).items()))  # type: ignore[call-overload]
+def _kind(leaf: Leaf) -> str:
+    return "vlek" if leaf.certificate.name == LEAF_NAMES[VLEK] else "vcek"
+
+
+def _leaf_parameters(report: Report, product: str) -> tuple[tuple[str, str], ...]:
+    """What the URL of a certificate at AMD's key service is made of (57230, "KDS"); a VLEK is for no chip."""
+    parameters = {name: str(value) for name, value in report.tcb(report.reported_tcb).items()}
+    parameters["product"] = product
+    if report.signing_key != VLEK:
+        parameters["chip-id"] = report.chip_id[: 8 if report.turin else 64].hex()
+    return tuple(sorted(parameters.items()))

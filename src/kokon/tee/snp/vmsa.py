@@ -1,4 +1,5 @@
-"""The page with the registers that a virtual CPU starts with (VMSA), as three hypervisors fill it.
+"""The page with the registers that a virtual CPU starts with (VMSA), as QEMU with KVM, Amazon EC2 and Google Compute
+Engine fill it.
 
 Layout: AMD64 Architecture Programmer's Manual volume 2, appendix B, state save area for SEV-ES and SEV-SNP. The
 register values are those of an x86 reset, apart from what each hypervisor does differently; they were checked against
@@ -17,13 +18,16 @@ from kokon.tee.snp.pages import PAGE
 
 BSP_EIP: Final = 0xFFFF_FFF0
 SEV_FEATURE_SNP: Final = 0x1
+VMMS: Final = ("qemu", "ec2", "ec2-2023", "gce")
+"""Known hypervisors. EC2 changed the first value of RDX after its first SNP instances; "ec2-2023" is how it was."""
+EC2: Final = ("ec2", "ec2-2023")
 
 CPU_SIGNATURES: Final[Mapping[str, int]] = {
     "EPYC": 0x00800F12,
     "EPYC-Rome": 0x00830F10,
     "EPYC-Milan": 0x00A00F11,
-    "EPYC-Genoa": 0x00A10F11,
-    "EPYC-Turin": 0x00B00F21,
+    "EPYC-Genoa": 0x00A10F10,
+    "EPYC-Turin": 0x00B00F00,
 }
 """CPUID leaf 1 EAX (family, model, stepping) by QEMU's name of the CPU model, without its "-vN" or "-IBPB" ending."""
 
@@ -59,14 +63,23 @@ def cpu_signature(model: str) -> int:
     return CPU_SIGNATURES[name]
 
 
+def cpuid_signature(family: int, model: int, stepping: int) -> int:
+    """CPUID leaf 1 EAX of a processor (AMD document 25481, "Fn0000_0001_EAX"). Raises `MalformedError`
+    (`cpu-model-unknown`) for numbers that do not fit."""
+    if not (0 <= family <= 0x10E and 0 <= model <= 0xFF and 0 <= stepping <= 0xF):
+        raise MalformedError("cpu-model-unknown", "no such processor", found=f"{family}, {model}, {stepping}")
+    base = min(family, 0xF)
+    return (family - base) << 20 | model >> 4 << 16 | base << 8 | (model & 0xF) << 4 | stepping
+
+
 def _start(vmm: str, eip: int, signature: int) -> _Start:
     if vmm == "qemu":
         return _Start(0x9B, 0x93, 0x8B, signature, 0x1F80, 0x37F)
-    if vmm == "ec2":
-        return _Start(0x9A if eip == BSP_EIP else 0x9B, 0x92, 0x83, 0x600, 0, 0)
+    if vmm in EC2:
+        return _Start(0x9A if eip == BSP_EIP else 0x9B, 0x92, 0x83, 0x600 if vmm == "ec2" else 0, 0, 0)
     if vmm == "gce":
         return _Start(0x9B, 0x93, 0x8B, 0x600, 0, 0, 0x00070106)
-    raise MalformedError("vmm-unknown", "unknown hypervisor", expected="qemu, ec2 or gce", found=vmm)
+    raise MalformedError("vmm-unknown", "unknown hypervisor", expected=", ".join(VMMS), found=vmm)
 
 
 def vmsa_page(eip: int, features: int, signature: int, vmm: str = "qemu") -> bytes:

@@ -1,0 +1,1 @@
+"""The verifier's role in one call: bytes of any kind in, a verdict with every reason out."""
