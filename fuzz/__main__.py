@@ -53,7 +53,7 @@ def run(name: str, seconds: int, folder: Path) -> bool:
     command = [sys.executable, "-m", "fuzz.one", name, str(corpus)]
     limits = [f"-max_total_time={seconds}", f"-rss_limit_mb={MEMORY}", f"-timeout={SLOW}", "-print_final_stats=1"]
     with (place / "log").open("wb") as log:
-        limits += [f"-artifact_prefix={place}/", "-max_len=8192"]
+        limits += [f"-artifact_prefix={place}/", "-max_len=32768"]
         status = subprocess.run([*command, *limits], stdout=log, stderr=subprocess.STDOUT, check=False).returncode
     runs = [line for line in (place / "log").read_text(errors="replace").splitlines() if "number_of_executed" in line]
     count = runs[-1].split()[-1] if runs else "?"

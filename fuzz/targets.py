@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fuzz.structured import structured
 from kokon.appraisal.corim import read_corim
 from kokon.appraisal.policy_file import parse_policy
 from kokon.appraisal.reference_file import parse_references
@@ -26,7 +27,6 @@ from kokon.tee.cose import parse_sign1
 from kokon.tee.endorsements import Endorsements
 from kokon.tee.eventlog.log import parse_event_log
 from kokon.tee.eventlog.replay import replay
-from kokon.tee.evidence import Evidence
 from kokon.tee.intel.collateral import read_collateral, read_signed_document
 from kokon.tee.intel.documents import parse_qe_identity, parse_tcb_info
 from kokon.tee.intel.pck import parse_pck_extension
@@ -51,6 +51,8 @@ from kokon.tee.vtpm.tpm import parse_attest, parse_public, parse_signature
 from kokon.testing.vendor import FakeVendor
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
+CHANGES = tuple(bytes([0, place, what, how]) for place in (1, 9, 40) for what in (3, 17) for how in (0, 1, 4))
+"""Seeds for targets that change JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +70,19 @@ class Target:
             return
 
 
-def _envelope(name: str) -> Callable[[bytes], object]:
-    """The JSON form of a TEE's evidence."""
+def _envelope(name: str, genuine: Any) -> Target:
+    """The JSON form of a TEE's evidence, changed here and there."""
+    return Target(structured(genuine, lambda value: tee(name).from_envelope(value)), CHANGES)
 
-    def parse(data: bytes) -> object:
-        try:
-            value = json.loads(data)
-        except (ValueError, RecursionError):
-            return None
-        return tee(name).from_envelope(value) if isinstance(value, dict) else None
 
-    return parse
+def _document(parse: Callable[[bytes], object], bodies: Iterable[bytes]) -> Target:
+    """Intel's JSON, changed here and there, or any bytes if there is none."""
+    parsers = [structured(json.loads(body), lambda value: parse(json.dumps(value).encode())) for body in bodies]
+
+    def run(data: bytes) -> object:
+        return parsers[data[0] % len(parsers)](data[1:]) if data else None
+
+    return Target(run, CHANGES)
 
 
 def _verified(name: str, endorsements: Endorsements) -> Callable[[bytes], object]:
@@ -120,11 +124,12 @@ def targets() -> Mapping[str, Target]:
         known |= vendor.endorsements(evidence)
     documents = tuple(document.body for document in known.documents)
     signed = tuple(_signed(document.body, document.signature, document.kind) for document in known.documents)
-    envelopes = {name: json.dumps(vendor.envelope(each)).encode() for name, each in _each(snp, tdx, sgx, tpm, azure)}
+    envelopes = {each.tee: vendor.envelope(each) for each in (snp, tdx, sgx, tpm, azure)}
+    texts = tuple(json.dumps(envelope).encode() for envelope in envelopes.values())
     log = tuple(each.parts["event-log"] for each in (tdx, tpm) if "event-log" in each.parts)
     pool = known.certificates + snp.certificates
     return {
-        "recognise": Target(recognise, (snp.report, tdx.report, nitro.report, *envelopes.values())),
+        "recognise": Target(recognise, (snp.report, tdx.report, nitro.report, *texts)),
         "certificate": Target(parse_certificate, pool[:6]),
         "crl": Target(parse_crl, known.crls[:4]),
         "endorsement-files": Target(files.parse, (*known.crls[:2], *pool[:2], *signed[:2])),
@@ -133,16 +138,16 @@ def targets() -> Mapping[str, Target]:
         "snp-verify": Target(_verified("snp", known), (snp.report,)),
         "snp-certificate-table": Target(decode_table),
         "snp-extensions": Target(_extension),
-        "snp-envelope": Target(_envelope("snp"), (envelopes["snp"],)),
+        "snp-envelope": _envelope("snp", envelopes["snp"]),
         "snp-ovmf": Target(parse_ovmf, _vectors("measure/ovmf_AmdSev_suffix.bin")),
         "intel-quote": Target(parse_quote, (tdx.report, sgx.report)),
         "intel-verify": Target(_verified("tdx", known), (tdx.report,)),
-        "intel-tcb-info": Target(parse_tcb_info, documents),
-        "intel-qe-identity": Target(parse_qe_identity, documents),
+        "intel-tcb-info": _document(parse_tcb_info, documents),
+        "intel-qe-identity": _document(parse_qe_identity, documents),
         "intel-signed-document": Target(read_signed_document, signed),
         "intel-collateral": Target(read_collateral, signed),
         "intel-pck": Target(parse_pck_extension),
-        "tdx-envelope": Target(_envelope("tdx"), (envelopes["tdx"],)),
+        "tdx-envelope": _envelope("tdx", envelopes["tdx"]),
         "tdx-firmware": Target(parse_tdvf, _vectors("measure/ovmf_OvmfX64_suffix.bin")),
         "tdx-authenticode": Target(authenticode_digest),
         "sgx-sigstruct": Target(parse_sigstruct, _vectors("sgx/sigstruct_fortanix_sig1.bin")),
@@ -154,9 +159,9 @@ def targets() -> Mapping[str, Target]:
         "tpm-pcrs": Target(parse_pcrs, (tpm.parts["pcrs"],)),
         "tpm-bincode": Target(from_bincode, _vectors("tpm/az_quote.bin")),
         "tpm-attestation": Target(from_attestation, _vectors("tpm/gce-cos-85-nonce9009.pb")),
-        "tpm-envelope": Target(_envelope("tpm"), (envelopes["tpm"],)),
+        "tpm-envelope": _envelope("tpm", envelopes["tpm"]),
         "azure-hcl": Target(parse_hcl, (azure.parts["hcl-report"],)),
-        "azure-envelope": Target(_envelope("az-snp-vtpm"), (envelopes["az-snp-vtpm"],)),
+        "azure-envelope": _envelope("az-snp-vtpm", envelopes["az-snp-vtpm"]),
         "nitro-document": Target(read_message, (nitro.report,)),
         "nitro-payload": Target(parse_document),
         "nitro-verify": Target(_verified("nitro", known), (nitro.report,)),
@@ -174,10 +179,6 @@ def _vectors(*names: str) -> tuple[bytes, ...]:
     folder = Path(os.environ.get("KOKON_VECTORS") or "../shared/vectors")
     found = (folder / name for name in names)
     return tuple(path.read_bytes()[:65536] for path in found if path.is_file())
-
-
-def _each(*evidence: Evidence) -> list[tuple[str, Evidence]]:
-    return [(each.tee, each) for each in evidence]
 
 
 def _signed(body: bytes, signature: bytes, kind: str) -> bytes:

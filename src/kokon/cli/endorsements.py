@@ -121,8 +121,10 @@ def bundle(
         note("enrolled keys are not put into bundles: nobody signed them")
     ends = min((item.ends for item in items if item.ends is not None), default=None)
     until = "" if ends is None else f"; the first of them ends {ends:%Y-%m-%d %H:%M} UTC"
-    answer = {"file": str(output), "items": len(items), "first_end": None if ends is None else _time(ends)}
-    emit(answer | {"endorsements": _outcomes(gathered)}, f"{output}: {len(items)} endorsements{until}", json)
+    pool = gathered.endorsements
+    count = len(pool.certificates) + len(pool.crls) + len(pool.documents)
+    answer = {"file": str(output), "items": count, "first_end": None if ends is None else _time(ends)}
+    emit(answer | {"endorsements": _outcomes(gathered)}, f"{output}: {count} endorsements{until}", json)
 
 
 def list_endorsements(

@@ -35,7 +35,7 @@ def encode_bundle(endorsements: Endorsements, created: datetime) -> bytes:
 
     Raises `UsageError` (`bundle-too-large`).
     """
-    items = to_items(endorsements)
+    items = sorted(to_items(endorsements), key=canonical_json)
     moment = f"{created.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
     data = canonical_json({"format": FORMAT, "version": VERSION, "created": moment, "items": items}) + b"\n"
     if len(items) > ITEMS_LIMIT or len(data) > BUNDLE_LIMIT:

@@ -97,9 +97,10 @@ def _amd_chain(case: _Case) -> Examined:
 
 
 def _amd_crl(case: _Case) -> Examined:
+    line = product(case.need)
     crl, signer = _list(case)
     root = _rooted(case, signer, AMD)
-    _product_of(case, root, product(case.need))
+    _product_of(case, root, line)
     return Examined(root.fingerprint, expires=crl.next_update)
 
 

@@ -26,9 +26,11 @@ _TEXT: Final = (CRL_LIMIT * 4) // 3 + 8
 
 
 def to_items(endorsements: Endorsements) -> list[dict[str, Any]]:
-    """One object for each certificate, list and document, in an order that depends on nothing but what they are."""
-    items: list[dict[str, Any]] = [{"kind": "certificate", "data": b64(der)} for der in set(endorsements.certificates)]
-    items += [{"kind": "crl", "data": b64(der)} for der in set(endorsements.crls)]
+    """One object for each certificate, list and document, each thing once, in their order."""
+    items: list[dict[str, Any]] = [
+        {"kind": "certificate", "data": b64(der)} for der in dict.fromkeys(endorsements.certificates)
+    ]
+    items += [{"kind": "crl", "data": b64(der)} for der in dict.fromkeys(endorsements.crls)]
     items += [
         {
             "kind": document.kind,
@@ -36,9 +38,9 @@ def to_items(endorsements: Endorsements) -> list[dict[str, Any]]:
             "signature": b64(document.signature),
             "chain": [b64(der) for der in document.chain],
         }
-        for document in set(endorsements.documents)
+        for document in dict.fromkeys(endorsements.documents)
     ]
-    return sorted(items, key=lambda item: (item["kind"], item["data"], item.get("signature", ""), str(item)))
+    return items
 
 
 def from_items(items: Sequence[Any]) -> Endorsements:

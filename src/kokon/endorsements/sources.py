@@ -259,14 +259,18 @@ class Online:
         try:
             return found, examine(need, found, now, accepted=accepted)
         except UntrustedError as error:
-            for other in _support(need):
-                try:
-                    chain = self.fetch(other, now).certificates
-                    together = replace(found, certificates=(*found.certificates, *chain))
-                    return together, examine(need, together, now, accepted=accepted)
-                except (UnreachableError, UntrustedError, StaleError):
-                    continue
-            raise error
+            reason: UntrustedError | StaleError = error
+        for other in _support(need):
+            try:
+                chain = self.fetch(other, now).certificates
+            except (UnreachableError, UntrustedError, StaleError):
+                continue
+            together = replace(found, certificates=(*found.certificates, *chain))
+            try:
+                return together, examine(need, together, now, accepted=accepted)
+            except (UntrustedError, StaleError) as error:
+                reason = error
+        raise reason
 
 
 def default_cache() -> Cache:

@@ -21,9 +21,11 @@ EVIDENCE_LIMIT: Final = 4 << 20
 WRAPPINGS: Final = 6
 """How deep wrappings may be nested: an attestation service's request in base64 in JSON needs three."""
 
-_ARMOUR: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----\s(.*?)-----END \1-----", re.DOTALL)
+_BEGIN: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----\s")
 _HEX: Final = re.compile(rb"(0x)?[0-9a-fA-F\s]+\Z")
 _BASE64: Final = re.compile(rb"[A-Za-z0-9+/_\s-]+={0,2}\s*\Z")
+_BLANKS: Final = b" \t\r\n\v\f"
+_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
 _INNER: Final = ("tee-evidence", "primary_evidence", "evidence")
 """Members that hold evidence in the KBS protocol's and the attestation service's messages (kbs.md, a.4)."""
 
@@ -60,19 +62,26 @@ def _recognise(data: bytes, tees: Mapping[str, str], left: int) -> Evidence | No
 
 def _unwrapped(text: bytes) -> Iterator[bytes]:
     """What the text may stand for, the most particular reading first."""
-    armour = _ARMOUR.search(text)
-    if armour is not None:
-        text = armour.group(2)
+    text = _without_armour(text)
     if _HEX.match(text):
-        digits = b"".join(text.removeprefix(b"0x").split())
+        digits = text.removeprefix(b"0x").translate(None, _BLANKS)
         if len(digits) % 2 == 0:
             yield bytes.fromhex(digits.decode("ascii"))
     if _BASE64.match(text):
-        letters = b"".join(text.split()).rstrip(b"=").replace(b"-", b"+").replace(b"_", b"/")
+        letters = text.translate(_STANDARD, _BLANKS).rstrip(b"=")
         try:
             yield base64.b64decode(letters + b"=" * (-len(letters) % 4), validate=True)
         except binascii.Error:
             return
+
+
+def _without_armour(text: bytes) -> bytes:
+    """What stands between the first BEGIN line and its END; `text` itself if there is no such pair."""
+    begin = _BEGIN.search(text)
+    if begin is None:
+        return text
+    end = text.find(b"-----END " + begin.group(1) + b"-----", begin.end())
+    return text if end < 0 else text[begin.end() : end]
 
 
 def _from_json(text: bytes, tees: Mapping[str, str], left: int) -> Evidence | None:

@@ -8,8 +8,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from kokon.endorsements.cache import Cache
 from kokon.endorsements.http import Getter, Patience
+from kokon.endorsements.kds import Kds
+from kokon.endorsements.limiter import Limiter
+from kokon.endorsements.pcs import Access, Pcs
+from kokon.endorsements.sources import Online
 from kokon.tee.evidence import Need
+from kokon.testing.server import VendorServer
 from kokon.testing.vendor import FakeVendor
 from kokon.testing.vendor.amd import Tcb
 
@@ -75,7 +81,7 @@ def serving(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
             self.close_connection = True
             answer(self)
 
-        def log_message(self, format: str, *arguments: object) -> None:
+        def log_message(self, *_arguments: object) -> None:
             pass
 
     class Server(ThreadingHTTPServer):
@@ -103,3 +109,21 @@ def reply(handler: BaseHTTPRequestHandler, status: int, body: bytes = b"", **hea
     handler.send_header("Content-Length", str(len(body)))
     handler.end_headers()
     handler.wfile.write(body)
+
+
+class World:
+    """The fake vendor's services, clients and a cache; every part may be exchanged."""
+
+    def __init__(self, server: VendorServer, cache: Cache, clock: Clock, roots: frozenset[str]) -> None:
+        self.server = server
+        self.cache = cache
+        self.clock = clock
+        self.roots = roots
+        self.patience = QUICK
+
+    def online(self, **options: object) -> Online:
+        getter = Getter(self.patience, sleep=lambda _seconds: None)
+        limiter = Limiter(self.cache.directory / "kds-turn", 10, clock=self.clock, sleep=self.clock.sleep)
+        clients = (Kds(getter, limiter, self.server.url), Pcs(getter, Access(self.server.url)))
+        settings = {"accepted": self.roots, "clock": self.clock} | options
+        return Online(clients, self.cache, **settings)  # type: ignore[arg-type]

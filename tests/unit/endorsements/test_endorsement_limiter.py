@@ -1,5 +1,6 @@
 """The pace that processes keep together, and the locks between them."""
 
+import itertools
 import multiprocessing
 import threading
 import time
@@ -126,7 +127,7 @@ def test_two_processes_keep_one_pace(tmp_path: Path) -> None:
     for process in processes:
         process.join(10)
         assert process.exitcode == 0
-    gaps = [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
     assert min(gaps) > 0.02, gaps
     assert moments[-1] - moments[0] > 5 * 0.05 - 0.03
 

@@ -4,9 +4,9 @@ The chain is: the chip signs the report (SNP) or quote (TDX); its REPORT_DATA is
 holds the attestation key; the key signs the PCRs. The hardware report is verified by its own TEE's package, its checks
 are taken over with its name before them.
 
-One of them weighs less here: that a TD's SEPT_VE_DISABLE is off is how Azure started all its early TDs, and says nothing
-against the signatures. It is "not-checked" with the TDX package's code and waiver, so that policy decides: one that does
-not grant the waiver must refuse it. The claims in `parts` have it as failed.
+One of them weighs less here: that a TD's SEPT_VE_DISABLE is off is how Azure started all its early TDs, and says
+nothing against the signatures. It is "not-checked" with the TDX package's code and waiver, so that policy decides: one
+that does not grant the waiver must refuse it. The claims in `parts` have it as failed.
 """
 
 from __future__ import annotations

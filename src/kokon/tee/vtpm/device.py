@@ -146,8 +146,10 @@ class Machine:
 def attest(
     nonce: bytes, *, banks: tuple[str, ...] = ("sha256",), device: Path = DEVICE, event_log: Path = EVENT_LOG
 ) -> Evidence:
-    """Evidence from this machine's TPM over up to 64 bytes of the caller's choice. Raises as `collect` does, `HostError`
-    (`tpm-missing`) and `UnreachableError` (`tpm-unreachable`)."""
+    """Evidence from this machine's TPM over up to 64 bytes of the caller's choice.
+
+    Raises as `collect` does, `HostError` (`tpm-missing`) and `UnreachableError` (`tpm-unreachable`).
+    """
     _check_nonce(nonce)
     with open_device(device) as transport:
         return collect(Machine(transport, event_log), nonce, banks)

@@ -205,8 +205,8 @@ def read_log(evidence: Evidence) -> EventLog | None:
 
 
 def _initial(value: bytes) -> bool:
-    """Whether a PCR was never extended: zeros, or ones in those that only a dynamic launch resets (PC Client Platform TPM
-    Profile, 4.6.2)."""
+    """Whether a PCR was never extended: zeros, or ones in those that only a dynamic launch resets (PC Client Platform
+    TPM Profile, 4.6.2)."""
     return value in (bytes(len(value)), b"\xff" * len(value))
 
 
