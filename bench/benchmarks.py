@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from bench.attestation import attestation
 from bench.cold_start import cold_start
+from bench.evidence import evidence
 from bench.memory import memory
 from bench.sealing import sealing
 from bench.setting import Setting
@@ -16,4 +17,5 @@ BENCHMARKS: Mapping[str, Callable[[Setting], list[Row]]] = {
     "memory": memory,
     "sealing": sealing,
     "attestation": attestation,
+    "evidence": evidence,
 }

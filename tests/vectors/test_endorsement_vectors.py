@@ -27,7 +27,7 @@ MALFORMED = {
     "nitro/invalid_tampered_root_cert.crt",
     "sgx/invalid_tcbInfoNegativeMissingNextUpdate.json",
     "sgx/invalid_tcbInfoNegativeInvalidIssueDate.json",
-    "x509/pkits_InvalidRevokedEETest3EE.crt",
+    "x509/pkits_BadCRLSignatureCACRL.crl",
 }
 
 

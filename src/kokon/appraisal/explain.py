@@ -22,7 +22,7 @@ _WHOSE: Final = re.compile(r"^[A-Za-z0-9 -]{1,24}: ")
 _TITLES: Final[Mapping[str, str]] = {
     "root": "The chain ends at a root that is believed",
     "revocation": "The vendor has revoked none of it",
-    "evidence": "The hardware signed the evidence",
+    "evidence": "The evidence is signed, and says what its kind must say",
     "fresh": "The evidence answers the question that was asked",
     "tcb": "The platform's firmware is good enough",
     "configuration": "The enclave is set up as the policy wants it",

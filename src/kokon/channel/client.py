@@ -10,6 +10,7 @@ import re
 import secrets
 import socket
 import threading
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -35,11 +36,15 @@ from kokon.wire import Fields, unb64
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
+    from kokon.appraisal.lacking import Completion
+    from kokon.appraisal.policy import Policy
     from kokon.channel.protocol import Answer
     from kokon.channel.trust import UserTrust
 
 FOLLOW_TIMEOUT = 7 * 86400.0
 """Seconds that a followed log may be silent."""
+PAUSE = 5.0
+"""Seconds after which nothing more is asked on a connection on which nothing was said: guests wait for ten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +80,11 @@ class AttestedPeer:
     `max_age`.
 
     `image` is the manifest digest that must run (None: any image of a trusted author; but once one was verified, a
-    later verification must find the same, so that a host cannot exchange it unnoticed). Safe to use from several
-    threads.
+    later verification must find the same, so that a host cannot exchange it unnoticed). `policy` is what is demanded of
+    the platform (None: the strict default, which wants the vendor's revocation lists for real hardware). `complete`
+    gets what endorsements lack; None: nothing is fetched, `trust` must hold all of them. What fetches is made by
+    `functools.partial(kokon.endorsements.service.complete, source=kokon.endorsements.sources.connect())`. Safe to use
+    from several threads.
     """
 
     def __init__(
@@ -88,9 +96,13 @@ class AttestedPeer:
         max_age: timedelta = timedelta(minutes=10),
         timeout: float = 15.0,
         clock: Callable[[], datetime] = _utc_now,
+        policy: Policy | None = None,
+        complete: Completion | None = None,
     ) -> None:
         self.address = parse_address(url)
         self._trust = trust
+        self._policy = policy
+        self._complete = complete
         self._image = image
         self._max_age = max_age
         self._timeout = timeout
@@ -102,7 +114,7 @@ class AttestedPeer:
         """Verify now and say what was found, good or bad: see `Verification.ok` and `require`.
 
         Raises `UnreachableError` (`peer-unreachable`, `peer-...`, `tls-failed`), `MalformedError`, `UntrustedError`
-        (`peer-not-attested`: an ordinary server), `DeniedError` (`peer-refused`).
+        (`peer-not-attested`: an ordinary server), `DeniedError` (`peer-refused`), and what `complete` raises.
         """
         stream, verification = self._attest()
         stream.close()
@@ -117,7 +129,8 @@ class AttestedPeer:
         verification = self.current()
         stream = self._connect(protocol)
         try:
-            reappraise_connection(stream.peer_certificate, verification, self._trust, self._clock())
+            now = self._clock()
+            reappraise_connection(stream.peer_certificate, verification, self._trust, now, self._policy)
         except (UntrustedError, MalformedError):
             stream.socket.close()
             with self._lock:
@@ -166,17 +179,29 @@ class AttestedPeer:
                 self._verified, self._image = verification, verification.image
             return self._verified
 
-    def _attest(self) -> tuple[TlsStream, Verification]:
+    def _attest(self, *, again: bool = True) -> tuple[TlsStream, Verification]:
+        """A verification and the connection that it was made on; if a vendor let us wait, of a second try."""
         stream = self._connect(ALPN)
         try:
             nonce = secrets.token_bytes(NONCE_SIZE)
             answer = _ask_evidence(stream, nonce, self._timeout)
+            begun = time.monotonic()
             verification = appraise_peer(
-                stream.peer_certificate, answer, nonce, self._trust, self._clock(), image=self._image
+                stream.peer_certificate,
+                answer,
+                nonce,
+                self._trust,
+                self._clock(),
+                image=self._image,
+                policy=self._policy,
+                complete=self._complete,
             )
         except KokonError:
             stream.socket.close()
             raise
+        if again and time.monotonic() - begun > PAUSE:
+            stream.socket.close()
+            return self._attest(again=False)
         return stream, verification
 
     def _ask(self, stream: TlsStream, request: Request) -> Mapping[str, Any]:

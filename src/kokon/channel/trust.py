@@ -31,8 +31,8 @@ FILE_LIMIT = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class UserTrust:
-    """Authors' public keys (PEM), endorsements of hardware, and owners as fingerprints of their provisioning servers' keys
-    (see `owner_fingerprint`); no owner at all means that none is asked for."""
+    """Authors' public keys (PEM), endorsements of hardware, and owners as fingerprints of their provisioning servers'
+    keys (see `owner_fingerprint`); no owner at all means that none is asked for."""
 
     authors: tuple[str, ...] = ()
     endorsements: Endorsements = field(default_factory=Endorsements)

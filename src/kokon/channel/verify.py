@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kokon.appraisal.appraise import appraise
+from kokon.appraisal.lacking import check_missing, worth_fetching
 from kokon.appraisal.policy import Policy, ReferenceValues
 from kokon.channel.certificate import read_certificate
 from kokon.channel.trust import UserTrust, key_fingerprint, owner_fingerprint
-from kokon.errors import KokonError, StaleError, UntrustedError
+from kokon.errors import KokonError, StaleError, UnreachableError, UntrustedError
 from kokon.image.dsse import envelope_from, verify_envelope
 from kokon.image.fit import check_fit
 from kokon.image.statement import check_dates, format_time, parse_statement
 from kokon.launch.document import LaunchDocument, document_digest, parse_document
+from kokon.tee.endorsements import Endorsements
 from kokon.tee.evidence import Check, Claims, failed, not_checked, passed
 from kokon.tee.registry import verify as verify_evidence
 
@@ -29,9 +31,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
+    from kokon.appraisal.lacking import Completion
+    from kokon.appraisal.result import AttestationResult
     from kokon.channel.certificate import PeerCertificate
     from kokon.channel.protocol import Answer
     from kokon.image.statement import Statement
+    from kokon.tee.evidence import Evidence
 
 T = TypeVar("T")
 
@@ -65,7 +70,8 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class Verification:
     """The verdict on one peer at one time. `spki` (DER) is the TLS key that it is about: only connections to that
-    key are meant. `launch_document` is the document's SHA-256, hex."""
+    key are meant. `launch_document` is the document's SHA-256, hex. `endorsements` are those that were used, also what
+    was fetched."""
 
     at: datetime
     spki: bytes
@@ -79,6 +85,7 @@ class Verification:
     started: str | None = None
     root: str = field(default="")
     launch_document: str | None = None
+    endorsements: Endorsements = field(default_factory=Endorsements, repr=False)
 
     @property
     def failures(self) -> tuple[Check, ...]:
@@ -91,7 +98,8 @@ class Verification:
         return bool(self.steps) and all(step.outcome == "passed" for step in self.steps)
 
     def require(self) -> None:
-        """Raise unless `ok`: `StaleError` (`peer-expired`) if nothing is wrong but dates, else `UntrustedError`
+        """Raise unless `ok`: `StaleError` (`peer-expired`) if nothing is wrong but dates, `UnreachableError`
+        (`peer-endorsements-missing`) if nothing but that a vendor's word could not be had, else `UntrustedError`
         (`peer-not-verified`)."""
         if self.ok:
             return
@@ -100,6 +108,14 @@ class Verification:
         found = ", ".join(codes) or "a step that could not be checked"
         if codes and all("expired" in code for code in codes):
             raise StaleError("peer-expired", "what vouched for the guest is out of date", found=found, hint=hint)
+        if codes and set(codes) == {"endorsement-missing"}:
+            raise UnreachableError(
+                "peer-endorsements-missing",
+                "what the chip's maker says about it could not be had, so the guest could not be verified",
+                expected=self.failures[0].expected,
+                found=self.failures[0].found,
+                hint=hint,
+            )
         raise UntrustedError(
             "peer-not-verified",
             "the guest could not be verified; nothing was sent to its application",
@@ -136,17 +152,22 @@ def appraise_peer(
     *,
     image: str | None = None,
     policy: Policy | None = None,
+    complete: Completion | None = None,
 ) -> Verification:
     """Appraise the guest that showed `certificate` (DER) and gave `answer` to `nonce` on that very TLS connection.
 
-    `image` is the manifest digest that must run (None: any of a trusted author). Raises nothing for a bad peer:
-    every mismatch becomes a failed check, save for a report that cannot be parsed (`MalformedError`).
+    `image` is the manifest digest that must run (None: any of a trusted author), `policy` what is demanded of the
+    platform (None: the strict one). `complete` is called if endorsements are lacking that may be worth fetching; None:
+    nothing is fetched. Raises nothing for a bad peer: every mismatch becomes a failed check, save for a report that
+    cannot be parsed (`MalformedError`); and what `complete` raises.
     """
-    claims = verify_evidence(answer.evidence, trust.endorsements, now)
-    key_step, peer = _key_step(certificate, claims, trust, now)
+    verifier = _Verifier(policy or Policy(), now, complete)
+    claims, endorsements = verifier.verify(answer.evidence, trust.endorsements)
+    key_step, peer, endorsements = _key_step(certificate, claims, verifier, endorsements)
     document, document_checks = _attempt("document-parsed", lambda: parse_document(answer.document))
     statement, author_step = _author_step(answer.statement, document, trust, now)
-    hardware_step, fresh_step = _hardware_step(claims), _fresh_step(answer, nonce, peer, claims)
+    result = appraise(claims, _reference_values(claims, answer, statement), verifier.policy, now)
+    hardware_step, fresh_step = _hardware_step(result), _fresh_step(answer, nonce, peer, claims)
     believed = hardware_step.outcome == fresh_step.outcome == "passed"
     steps = (
         hardware_step,
@@ -155,7 +176,7 @@ def appraise_peer(
         _launch_step(answer, document, document_checks, claims, trust),
         author_step,
         _image_step(document, statement, image),
-        _measurement_step(claims, answer, statement, policy or Policy(), now),
+        _measurement_step(result, statement),
         _secrets_step(answer, document, believed=believed),
     )
     return Verification(
@@ -171,14 +192,18 @@ def appraise_peer(
         started=answer.runtime.started,
         root=claims.root,
         launch_document=document_digest(answer.document).hex(),
+        endorsements=endorsements,
     )
 
 
-def reappraise_connection(certificate: bytes, verification: Verification, trust: UserTrust, now: datetime) -> None:
+def reappraise_connection(
+    certificate: bytes, verification: Verification, trust: UserTrust, now: datetime, policy: Policy | None = None
+) -> None:
     """Is a further connection, whose peer showed `certificate`, to the guest of `verification`?
 
-    The key is compared in constant time, and the certificate's own evidence is verified again. Raises
-    `UntrustedError` (`peer-key-changed`, `peer-not-verified`) and what `read_certificate` raises.
+    The key is compared in constant time, and the certificate's own evidence is verified again, with the endorsements
+    that were used before; nothing is fetched. Raises `UntrustedError` (`peer-key-changed`, `peer-not-verified`) and
+    what `read_certificate` raises.
     """
     peer = read_certificate(certificate)
     if not hmac.compare_digest(peer.spki, verification.spki):
@@ -189,15 +214,41 @@ def reappraise_connection(certificate: bytes, verification: Verification, trust:
             found=peer.key_digest.hex(),
             hint="if the workload was restarted, verify again; otherwise somebody stands between you and it",
         )
-    claims = verify_evidence(peer.evidence, trust.endorsements, now)
-    if not claims.ok or claims.measurement.hex() != verification.measurement:
-        codes = ", ".join(check.code or check.name for check in claims.failures)
+    verifier = _Verifier(policy or Policy(), now, None)
+    fetched = replace(verification.endorsements, accepted_simulated=frozenset(), enrolled_keys=frozenset())
+    claims, _ = verifier.verify(peer.evidence, trust.endorsements | fetched)
+    objections = verifier.objections(claims)
+    if objections or claims.measurement.hex() != verification.measurement:
+        codes = ", ".join(check.code or check.name for check in objections)
         raise UntrustedError(
             "peer-not-verified",
             "the evidence in the connection's certificate does not hold any more",
             expected=verification.measurement,
             found=codes or claims.measurement.hex(),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Verifier:
+    """How hardware's evidence is verified: by which policy, at which time, and where what is lacking comes from."""
+
+    policy: Policy
+    now: datetime
+    complete: Completion | None
+
+    def verify(self, evidence: Evidence, endorsements: Endorsements) -> tuple[Claims, Endorsements]:
+        """The claims, and all endorsements that were used."""
+        claims = verify_evidence(evidence, endorsements, self.now)
+        if self.complete is None or not worth_fetching(claims):
+            return claims, endorsements
+        return self.complete(lambda pool: verify_evidence(evidence, pool, self.now), endorsements, self.now)
+
+    def objections(self, claims: Claims) -> tuple[Check, ...]:
+        """Why the evidence itself does not hold, whatever it measured: failed checks that the policy does not excuse,
+        or that something is missing."""
+        result = appraise(claims, (), self.policy, self.now)
+        bad = tuple(check for check in result.verified if check.outcome == "failed")
+        return bad or check_missing(result, "certificate-evidence")
 
 
 def _attempt(name: str, action: Callable[[], T]) -> tuple[T | None, tuple[Check, ...]]:
@@ -218,44 +269,54 @@ def _same(name: str, code: str, expected: bytes, found: bytes, hint: str | None 
     return failed(name, code, expected=expected.hex(), found=found.hex(), hint=hint)
 
 
-def _hardware_step(claims: Claims) -> Step:
+def _hardware_step(result: AttestationResult) -> Step:
+    """The checks of verification as the policy sees them, and whether anything was missing for them."""
+    claims = result.claims
     facts = (
         ("tee", claims.tee),
         ("product", claims.product),
         ("root", claims.root),
         ("simulated", "yes" if claims.simulated else "no"),
     )
-    return Step("hardware", "The chip signed the evidence, and its maker vouches for the chip", claims.checks, facts)
+    title = "The chip signed the evidence, and its maker vouches for the chip"
+    return Step("hardware", title, (*result.verified, *check_missing(result)), facts)
 
 
 def _key_step(
-    certificate: bytes, claims: Claims, trust: UserTrust, now: datetime
-) -> tuple[Step, PeerCertificate | None]:
+    certificate: bytes, claims: Claims, verifier: _Verifier, endorsements: Endorsements
+) -> tuple[Step, PeerCertificate | None, Endorsements]:
     title = "The TLS key was made inside this enclave"
     peer, checks = _attempt("tls-key-bound", lambda: read_certificate(certificate))
     if peer is None:
-        return Step("key", title, checks), None
+        return Step("key", title, checks), None, endorsements
     evidence = peer.evidence
-    own, parsed = _attempt("certificate-evidence", lambda: verify_evidence(evidence, trust.endorsements, now))
+    own, parsed = _attempt("certificate-evidence", lambda: verifier.verify(evidence, endorsements))
     if own is None:
         checks += parsed
-    elif not own.ok:
-        codes = ", ".join(check.code or check.name for check in own.failures)
-        checks += (failed("certificate-evidence", "certificate-evidence-refused", found=codes),)
-    elif _enclave(own) != _enclave(claims):
-        checks += (
-            failed(
-                "certificate-evidence",
-                "certificate-evidence-differs",
-                expected=claims.measurement.hex(),
-                found=own.measurement.hex(),
-                hint="the certificate and the fresh evidence come from different enclaves",
-            ),
-        )
     else:
-        checks += (passed("certificate-evidence"),)
+        endorsements = own[1]
+        checks += (_certificate_check(own[0], claims, verifier),)
     facts = (("tls-spki-sha384", peer.key_digest.hex()),)
-    return Step("key", title, checks, facts), peer
+    return Step("key", title, checks, facts), peer, endorsements
+
+
+def _certificate_check(own: Claims, claims: Claims, verifier: _Verifier) -> Check:
+    """Whether the certificate's evidence holds, and is of the same enclave as the fresh one."""
+    objections = verifier.objections(own)
+    codes = [check.code or check.name for check in objections]
+    if codes == ["endorsement-missing"]:
+        return objections[0]
+    if codes:
+        return failed("certificate-evidence", "certificate-evidence-refused", found=", ".join(codes))
+    if _enclave(own) != _enclave(claims):
+        return failed(
+            "certificate-evidence",
+            "certificate-evidence-differs",
+            expected=claims.measurement.hex(),
+            found=own.measurement.hex(),
+            hint="the certificate and the fresh evidence come from different enclaves",
+        )
+    return passed("certificate-evidence")
 
 
 def _enclave(claims: Claims) -> tuple[object, ...]:
@@ -375,22 +436,26 @@ def _image_step(document: LaunchDocument | None, statement: Statement | None, im
     return Step("image", title, checks, facts)
 
 
-def _measurement_step(
-    claims: Claims, answer: Answer, statement: Statement | None, policy: Policy, now: datetime
-) -> Step:
-    title = "Firmware, kernel, agent and settings are the ones that the author vouches for"
-    facts: tuple[tuple[str, str], ...] = (("measurement", claims.measurement.hex()),)
+def _reference_values(claims: Claims, answer: Answer, statement: Statement | None) -> tuple[ReferenceValues, ...]:
+    """What the author said that this measures to, of the kind that the evidence is: real or simulated."""
     if statement is None:
-        return Step("measurement", title, (not_checked("measurement", "no-statement"),), facts)
+        return ()
     kind = "simulated" if claims.simulated else claims.tee
-    reference = ReferenceValues(
+    values = ReferenceValues(
         measurements=tuple(entry.measurement for entry in statement.reference if entry.tee == kind),
         not_after=statement.not_after,
         host_data=document_digest(answer.document),
     )
-    result = appraise(claims, reference, policy, now)
+    return (values,)
+
+
+def _measurement_step(result: AttestationResult, statement: Statement | None) -> Step:
+    title = "Firmware, kernel, agent and settings are the ones that the author vouches for"
+    facts: tuple[tuple[str, str], ...] = (("measurement", result.claims.measurement.hex()),)
+    if statement is None:
+        return Step("measurement", title, (not_checked("measurement", "no-statement"),), facts)
     checks = result.appraised
-    if result.status != "affirming" and all(check.outcome != "failed" for check in result.checks):
+    if result.status != "affirming" and not result.failures and not result.missing:
         checks += (failed("appraisal", "appraisal-not-affirming", expected="affirming", found=result.status),)
     if statement.guest:
         facts += (("guest-image", statement.guest.digest), ("kernel", statement.guest.kernel_release))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from kokon.cli.hardware import DEFAULT_HARDWARE, Hardware
+from kokon.cli.peer import DEFAULT_TRUSTED, Trusted, peer_for
 
 
 def connect(
     url: str,
     *,
     listen: str = "127.0.0.1:0",
-    author: list[Path] | None = None,
-    accept_simulated: list[str] | None = None,
-    owner: list[Path] | None = None,
+    trusted: Trusted = DEFAULT_TRUSTED,
+    hardware: Hardware = DEFAULT_HARDWARE,
     image: str | None = None,
     reverify: int = 10,
     json: bool = False,
@@ -29,12 +29,10 @@ def connect(
         Where the workload is reached: https://HOST:PORT.
     listen
         Local address; only loopback. Port 0 takes any free port and prints it.
-    author
-        File with the public key of an author to trust, for this once. May be repeated.
-    accept_simulated
-        Fingerprint of a simulated root to accept, for this once. May be repeated.
-    owner
-        Certificate (PEM) of an owner's provisioning server to trust, for this once. May be repeated.
+    trusted
+        Whom to trust.
+    hardware
+        What is demanded of hardware.
     image
         The image that must run: REPOSITORY@sha256:DIGEST.
     reverify
@@ -44,10 +42,10 @@ def connect(
     """
     from kokon.channel.proxy import LocalProxy, parse_listen
     from kokon.cli.output import emit, note, render_error
-    from kokon.cli.verify import peer_for, summary
+    from kokon.cli.verify import summary
 
     address = parse_listen(listen)
-    peer = peer_for(url, author, accept_simulated, owner, image, reverify)
+    peer = peer_for(url, trusted, hardware, image=image, minutes=reverify)
     verification = peer.current()
     note(summary(verification))
     proxy = LocalProxy(peer, render_error)

@@ -9,6 +9,7 @@ from typing import Any
 from kokon.cli.output import emit, note
 
 _BRIEF = ("workload", "resource", "code", "denial", "text", "image")
+_TOLD = ("expected", "found", "hint")
 _MARKS = {"passed": "ok  ", "failed": "FAIL", "not-checked": "-   "}
 
 
@@ -68,6 +69,6 @@ def _explanation(entry: Mapping[str, Any]) -> Sequence[str]:
     for check in entry["checks"]:
         code = f"  [{check['code']}]" if "code" in check else ""
         lines.append(f"  {_MARKS.get(check['outcome'], '?   ')} {check['name']}{code}")
-        if check["outcome"] == "failed":
-            lines += [f"         {name}: {check[name]}" for name in ("expected", "found", "hint") if name in check]
+        if check["outcome"] == "failed" or check.get("code") == "endorsement-unavailable":
+            lines += [f"         {name}: {check[name]}" for name in _TOLD if name in check]
     return lines

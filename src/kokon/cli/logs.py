@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from kokon.cli.hardware import DEFAULT_HARDWARE, Hardware
+from kokon.cli.peer import DEFAULT_TRUSTED, Trusted, peer_for
 
 if TYPE_CHECKING:
     from kokon.channel.verify import Verification
@@ -13,9 +15,8 @@ def logs(
     workload: str,
     *,
     follow: bool = False,
-    author: list[Path] | None = None,
-    accept_simulated: list[str] | None = None,
-    owner: list[Path] | None = None,
+    trusted: Trusted = DEFAULT_TRUSTED,
+    hardware: Hardware = DEFAULT_HARDWARE,
     json: bool = False,
 ) -> None:
     """Print a workload's output, read over the attested channel.
@@ -31,12 +32,10 @@ def logs(
         Name of a container on this machine, or https://HOST:PORT.
     follow
         Go on with what the application writes from now on.
-    author
-        File with the public key of an author to trust, for this once. May be repeated.
-    accept_simulated
-        Fingerprint of a simulated root to accept, for this once. May be repeated.
-    owner
-        Certificate (PEM) of an owner's provisioning server to trust, for this once. May be repeated.
+    trusted
+        Whom to trust.
+    hardware
+        What is demanded of hardware.
     json
         Print one JSON object per piece of output.
     """
@@ -44,10 +43,8 @@ def logs(
     import json as jsonlib
     import sys
 
-    from kokon.cli.verify import peer_for
-
     url = workload if "://" in workload else _published(workload)
-    output = peer_for(url, author, accept_simulated, owner, None).logs(_token, follow=follow)
+    output = peer_for(url, trusted, hardware).logs(_token, follow=follow)
     with contextlib.suppress(KeyboardInterrupt), contextlib.closing(output):
         for chunk in output:
             if json:

@@ -6,6 +6,7 @@ import json as jsonlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kokon.cli.hardware import DEFAULT_HARDWARE, Hardware, completion, read_endorsements, read_policy
 from kokon.cli.output import note, simulated_root
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def serve(
     listen: str = "127.0.0.1:8443",
     name: tuple[str, ...] = (),
     accept_simulated: tuple[str, ...] = (),
+    hardware: Hardware = DEFAULT_HARDWARE,
     json: bool = False,
 ) -> None:
     """Run the provisioning server until it is told to end (SIGTERM, Ctrl-C).
@@ -39,6 +41,8 @@ def serve(
     accept_simulated
         Fingerprint of a simulated root to accept, or `local` for this machine's; may be given again. Not remembered
         over a restart.
+    hardware
+        What is demanded of hardware.
     json
         Print one line of JSON on stdout when ready.
     """
@@ -47,12 +51,16 @@ def serve(
     from kokon.provisioning.serve import serve as run
 
     host, port = parse_listen(listen)
+    accepted = frozenset(parse_fingerprint(simulated_root(text)) for text in accept_simulated)
     options = ServeOptions(
         state=(state or state_directory()).absolute(),
         host=host,
         port=port,
         names=name,
-        accepted_simulated=frozenset(parse_fingerprint(simulated_root(text)) for text in accept_simulated),
+        accepted_simulated=accepted,
+        endorsements=read_endorsements(hardware),
+        complete=completion(hardware, accepted),
+        policy=read_policy(hardware),
     )
     run(options, lambda ready: _announce(ready, json))
 

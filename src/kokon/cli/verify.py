@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kokon.cli.hardware import DEFAULT_HARDWARE, Hardware
+from kokon.cli.peer import DEFAULT_TRUSTED, Trusted, peer_for
 from kokon.cli.tree import Line, plain, print_lines, tree_lines
 
 if TYPE_CHECKING:
-    from kokon.channel.client import AttestedPeer
     from kokon.channel.verify import Verification
 
 
 def verify(
     url: str,
     *,
-    author: list[Path] | None = None,
-    accept_simulated: list[str] | None = None,
-    owner: list[Path] | None = None,
+    trusted: Trusted = DEFAULT_TRUSTED,
+    hardware: Hardware = DEFAULT_HARDWARE,
     image: str | None = None,
     json: bool = False,
 ) -> None:
@@ -34,13 +33,10 @@ def verify(
     ----------
     url
         Where the workload is reached: https://HOST:PORT.
-    author
-        File with the public key of an author to trust, for this once. May be repeated.
-    accept_simulated
-        Fingerprint of a simulated root to accept, for this once. Simulation protects nothing. May be repeated.
-    owner
-        Certificate (PEM) of an owner's provisioning server to trust, for this once. If any owner is trusted, only an
-        owner whom you trust may have given the secrets. May be repeated.
+    trusted
+        Whom to trust.
+    hardware
+        What is demanded of hardware.
     image
         The image that must run: REPOSITORY@sha256:DIGEST.
     json
@@ -48,33 +44,13 @@ def verify(
     """
     from kokon.cli.output import emit
 
-    verification = peer_for(url, author, accept_simulated, owner, image).verify()
+    verification = peer_for(url, trusted, hardware, image=image).verify()
     lines = tree_of(url, verification)
     if not json and sys.stdout.isatty():
         print_lines(lines)
     else:
         emit(verification.as_dict(), plain(lines), json)
     verification.require()
-
-
-def peer_for(
-    url: str,
-    author: list[Path] | None,
-    accept_simulated: list[str] | None,
-    owner: list[Path] | None,
-    image: str | None,
-    minutes: int = 10,
-) -> AttestedPeer:
-    """The peer that the options of `verify`, `connect` and `logs` describe."""
-    from datetime import timedelta
-
-    from kokon.channel.client import AttestedPeer, image_digest
-    from kokon.channel.trust import gather_trust
-    from kokon.cli.output import kokon_home
-
-    trust = gather_trust(kokon_home() / "trust.json", author or [], accept_simulated or [], owner or [])
-    digest = None if image is None else image_digest(image)
-    return AttestedPeer(url, trust, image=digest, max_age=timedelta(minutes=minutes))
 
 
 def tree_of(url: str, verification: Verification) -> list[Line]:

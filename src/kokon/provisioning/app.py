@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from kokon.errors import DeniedError, HostError, KokonError, MalformedError, StaleError, UntrustedError, UsageError
 from kokon.provisioning.admission import ADMISSION_LIMIT
+from kokon.provisioning.aside import Aside
 from kokon.provisioning.protocol import ATTEST_LIMIT, COOKIE, REQUEST_LIMIT, challenge, error_document
 from kokon.provisioning.service import LOG_PAGE, RESOURCE_LIMIT, Refusal, Service
 
@@ -53,6 +54,7 @@ def build_app(service: Service) -> Starlette:
     }
     app = Starlette(routes=_routes(), lifespan=lifespan, exception_handlers=handlers)
     app.state.service = service
+    app.state.aside = Aside()
     return app
 
 
@@ -88,7 +90,12 @@ async def _auth(request: Request) -> Response:
 async def _attest(request: Request) -> Response:
     body = await _body(request, ATTEST_LIMIT)
     session = request.cookies.get(COOKIE)
-    token = await run_in_threadpool(_service(request).attest, session, body)
+    service = _service(request)
+    token = await run_in_threadpool(service.attest, session, body)
+    if not isinstance(token, str):
+        attempt = token
+        claims = await _aside(request).run(lambda: service.fetch(attempt))
+        token = await run_in_threadpool(service.resume, attempt, claims)
     return _with_session(JSONResponse({"token": token}), session or "")
 
 
@@ -177,6 +184,10 @@ async def _health(_: Request) -> Response:
 
 def _service(request: Request) -> Service:
     return request.app.state.service  # type: ignore[no-any-return]
+
+
+def _aside(request: Request) -> Aside:
+    return request.app.state.aside  # type: ignore[no-any-return]
 
 
 def _bearer(request: Request) -> str | None:

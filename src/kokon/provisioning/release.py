@@ -8,18 +8,16 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from kokon.appraisal.appraise import appraise
+from kokon.appraisal.lacking import check_missing, worth_fetching
 from kokon.appraisal.policy import Policy, ReferenceValues
 from kokon.errors import DeniedError, KokonError, StaleError
 from kokon.provisioning.protocol import Attestation, Session, runtime_digest
-from kokon.tee.endorsements import Endorsements
-from kokon.tee.evidence import Check, Claims, failed, passed
-from kokon.tee.registry import verify
-from kokon.tee.snp.envelope import from_envelope
+from kokon.tee.evidence import Check, Claims, Evidence, Need, failed, passed
 
 if TYPE_CHECKING:
     from kokon.appraisal.result import AttestationResult
@@ -33,13 +31,16 @@ Finder = Callable[[bytes], "Workload | None"]
 class Verdict:
     """What came of an attestation: every check; `granted` is None as soon as one failed.
 
-    `workload` is the one whose launch document the enclave has, `facts` what the log keeps of the evidence.
+    `workload` is the one whose launch document the enclave has, `facts` what the log keeps of the evidence. `wanted` is
+    what a vendor may be asked for, after which the verdict may be another one: only for an admitted workload, and
+    only if nothing is wrong with the evidence so far.
     """
 
     checks: tuple[Check, ...]
     granted: tuple[Workload, AttestationResult] | None
     workload: Workload | None
     facts: Mapping[str, Any]
+    wanted: tuple[Need, ...] = ()
 
     @property
     def code(self) -> str | None:
@@ -47,30 +48,33 @@ class Verdict:
         return next((check.code for check in self.checks if check.outcome == "failed"), None)
 
 
-def judge(
-    attestation: Attestation,
-    session: Session,
-    find: Finder,
-    known: Mapping[str, Workload],
-    endorsements: Endorsements,
-    now: datetime,
-) -> Verdict:
-    """The verdict about `attestation` in `session`; `known` are all workloads, for telling what comes nearest.
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attestation with its session and the evidence that came in it."""
 
-    Raises `MalformedError` for evidence that cannot be parsed.
-    """
-    evidence = from_envelope(attestation.evidence)
-    claims = verify(evidence, endorsements, now)
+    attestation: Attestation
+    session: Session
+    evidence: Evidence
+
+
+def judge(
+    attempt: Attempt, claims: Claims, find: Finder, known: Mapping[str, Workload], rules: Policy, now: datetime
+) -> Verdict:
+    """The verdict about `attempt`, whose evidence says `claims`; `known` are all workloads, for telling what comes
+    nearest, and `rules` what is demanded of every platform."""
     workload = find(claims.host_data)
-    binding, admitted = _binding(attestation, session, claims), _workload_check(claims, workload, known)
+    binding = _binding(attempt.attestation, attempt.session, claims)
+    admitted, facts = _workload_check(claims, workload, known), _facts(attempt.evidence.report, claims)
     if workload is None:
-        return Verdict((*binding, *claims.checks, admitted), None, None, _facts(evidence.report, claims))
-    result = appraise(claims, reference_values(workload, claims), policy(workload), now)
-    checks = [*binding, *result.verified, admitted, *result.appraised]
-    if result.status != "affirming":
+        return Verdict((*binding, *claims.checks, admitted), None, None, facts)
+    result = appraise(claims, reference_values(workload, claims), policy(workload, rules), now)
+    missing = check_missing(result)
+    checks = [*binding, *result.verified, *missing, admitted, *result.appraised]
+    if result.status != "affirming" and not missing:
         checks.append(failed("appraisal", "not-affirming", expected="affirming", found=result.status))
-    good = all(check.outcome != "failed" for check in checks)
-    return Verdict(tuple(checks), (workload, result) if good else None, workload, _facts(evidence.report, claims))
+    good = result.ok and all(check.outcome != "failed" for check in checks)
+    wanted = worth_fetching(claims) if all(check.outcome != "failed" for check in binding) else ()
+    return Verdict(tuple(checks), (workload, result) if good else None, workload, facts, wanted)
 
 
 def reference_values(workload: Workload, claims: Claims) -> ReferenceValues:
@@ -83,9 +87,23 @@ def reference_values(workload: Workload, claims: Claims) -> ReferenceValues:
     )
 
 
-def policy(workload: Workload) -> Policy:
-    """The owner's rules for this workload."""
-    return Policy(allow_debug=workload.allow_debug, minimum_tcb=dict(workload.minimum_tcb))
+def policy(workload: Workload, rules: Policy) -> Policy:
+    """The owner's rules for this workload: those for every platform, with what was said when it was admitted.
+
+    Of two minima the higher one counts, also where `rules` name one for a product line.
+    """
+    minimum = dict(workload.minimum_tcb)
+    by_product = {line: _highest(found, minimum) for line, found in rules.minimum_tcb_by_product.items()}
+    return replace(
+        rules,
+        allow_debug=rules.allow_debug or workload.allow_debug,
+        minimum_tcb=_highest(rules.minimum_tcb, minimum),
+        minimum_tcb_by_product=by_product,
+    )
+
+
+def _highest(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    return {name: max(one.get(name, 0), other.get(name, 0)) for name in sorted({*one, *other})}
 
 
 def check_release(workload: Workload | None, terms: str, path: str, now: datetime) -> Workload:

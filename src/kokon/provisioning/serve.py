@@ -10,7 +10,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,9 @@ from kokon.tee.endorsements import Endorsements
 if TYPE_CHECKING:
     from types import FrameType
 
+    from kokon.appraisal.lacking import Completion
+    from kokon.appraisal.policy import Policy
+
 OWNER_JWK = "owner-key.jwk"
 """What the owner gives to authors: the public key that layer keys are encrypted to."""
 CONNECTIONS = 1024
@@ -44,13 +47,20 @@ _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - recognised, not bound
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """State directory, address to listen on, further names for the certificate, accepted simulated roots (hex)."""
+    """State directory, address to listen on, further names for the certificate, accepted simulated roots (hex).
+
+    `endorsements` are known beforehand, `complete` gets what is lacking (None: nothing is fetched), and `policy` is
+    demanded of every platform (None: the strict default).
+    """
 
     state: Path
     host: str = "127.0.0.1"
     port: int = 8443
     names: tuple[str, ...] = ()
     accepted_simulated: frozenset[str] = frozenset()
+    endorsements: Endorsements = field(default_factory=Endorsements)
+    complete: Completion | None = None
+    policy: Policy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +122,15 @@ def serve(options: ServeOptions, announce: Callable[[Ready], None]) -> None:
     listener = _listen(options.host, options.port)
     with contextlib.closing(listener):
         store = Store(options.state, keys.master)
-        endorsements = Endorsements(accepted_simulated=options.accepted_simulated)
-        service = Service(store, keys, identity.certificate, endorsements, lambda: datetime.now(UTC))
+        service = Service(
+            store,
+            keys,
+            identity.certificate,
+            options.endorsements | Endorsements(accepted_simulated=options.accepted_simulated),
+            lambda: datetime.now(UTC),
+            policy=options.policy,
+            complete=options.complete,
+        )
         url = _url(options, listener.getsockname()[1])
         access = {"url": url, "token": keys.admin_token, "certificate": identity.certificate}
         write_private(options.state / ADMIN_FILE, json.dumps(access).encode())

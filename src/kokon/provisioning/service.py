@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from kokon.appraisal.policy import Policy
 from kokon.errors import DeniedError, KokonError, MalformedError, UntrustedError, UsageError
 from kokon.jose import jwt
 from kokon.jose.jwe import encrypt_to, from_jwk, public_jwk, thumbprint
@@ -28,14 +29,17 @@ from kokon.provisioning.protocol import (
     parse_request,
     resource_path,
 )
-from kokon.provisioning.release import check_release, error_check, judge
+from kokon.provisioning.release import Attempt, Verdict, check_release, error_check, judge
 from kokon.provisioning.throttle import Throttle
 from kokon.provisioning.workload import Workload, decode_workload, encode_workload
 from kokon.tee.endorsements import Endorsements
-from kokon.tee.evidence import Check
+from kokon.tee.evidence import Check, Claims
+from kokon.tee.registry import verify
+from kokon.tee.snp.envelope import from_envelope
 from kokon.wire import Fields, parse_json
 
 if TYPE_CHECKING:
+    from kokon.appraisal.lacking import Completion
     from kokon.appraisal.result import AttestationResult
     from kokon.provisioning.keys import ServerKeys
     from kokon.provisioning.store import Store
@@ -71,7 +75,11 @@ class Bearer:
 
 
 class Service:
-    """One server over one store. Calls are safe from several threads; `clock` gives the time (aware, UTC)."""
+    """One server over one store. Calls are safe from several threads; `clock` gives the time (aware, UTC).
+
+    `policy` is what is demanded of every platform (None: the strict default). `complete` gets endorsements that are
+    lacking; None: those given are all there are.
+    """
 
     def __init__(
         self,
@@ -80,6 +88,9 @@ class Service:
         certificate: str,
         endorsements: Endorsements,
         clock: Callable[[], datetime],
+        *,
+        policy: Policy | None = None,
+        complete: Completion | None = None,
     ) -> None:
         self.certificate = certificate
         self.sessions = Sessions(secrets.token_bytes)
@@ -87,6 +98,8 @@ class Service:
         self._keys = keys
         self._clock = clock
         self._endorsements = endorsements
+        self._policy = policy or Policy()
+        self._complete = complete
         self._lock = threading.Lock()
         self._throttle = Throttle()
         self._workloads = self._load()
@@ -97,6 +110,7 @@ class Service:
                 "owner_key": fingerprint(keys.owner.public_key()),
                 "workloads": sorted(self._workloads),
                 "accepted_simulated": sorted(endorsements.accepted_simulated),
+                "policy": self._policy.name[:100],
             },
         )
 
@@ -113,26 +127,53 @@ class Service:
         session = self.sessions.open(parse_request(body), self._clock())
         return session.identity, session.nonce
 
-    def attest(self, cookie: str | None, body: bytes) -> str:
-        """The token for an Attestation. Raises `Refusal`."""
+    def attest(self, cookie: str | None, body: bytes) -> str | Attempt:
+        """The token for an Attestation; or, if endorsements are lacking that may be had, what `fetch` and then `resume`
+        must be called with. Raises `Refusal`."""
         now = self._clock()
         try:
             session = self.sessions.spend(cookie, now)
             attestation = parse_attestation(body)
-            known = self._snapshot()
-            found = {workload.host_data: workload for workload in known.values()}
-            verdict = judge(attestation, session, found.get, known, self._endorsements, now)
+            attempt = Attempt(attestation, session, from_envelope(attestation.evidence))
+            claims = verify(attempt.evidence, self._endorsements, now)
         except KokonError as error:
             raise self._refuse("attestation-denied", error, {}) from error
-        details = {**verdict.facts, "tee_key": thumbprint(attestation.jwk)}
+        verdict = self._judge(attempt, claims, now)
+        if self._complete is not None and verdict.wanted:
+            return attempt
+        return self._conclude(attempt, verdict, now)
+
+    def fetch(self, attempt: Attempt) -> Claims:
+        """What the evidence of `attempt` says, with what the vendors say about the chip; their services may take their
+        time. Raises `Refusal`."""
+        now = self._clock()
+        if self._complete is None:
+            return verify(attempt.evidence, self._endorsements, now)
+        try:
+            return self._complete(lambda pool: verify(attempt.evidence, pool, now), self._endorsements, now)[0]
+        except KokonError as error:
+            raise self._refuse("attestation-denied", error, {}) from error
+
+    def resume(self, attempt: Attempt, claims: Claims) -> str:
+        """The token for an `attempt` whose evidence says `claims`. Raises `Refusal`."""
+        now = self._clock()
+        return self._conclude(attempt, self._judge(attempt, claims, now), now)
+
+    def _judge(self, attempt: Attempt, claims: Claims, now: datetime) -> Verdict:
+        known = self._snapshot()
+        found = {workload.host_data: workload for workload in known.values()}
+        return judge(attempt, claims, found.get, known, self._policy, now)
+
+    def _conclude(self, attempt: Attempt, verdict: Verdict, now: datetime) -> str:
+        details = {**verdict.facts, "tee_key": thumbprint(attempt.attestation.jwk)}
         if verdict.workload is not None:
             details["workload"] = verdict.workload.name
         if verdict.granted is None:
             code = verdict.code or "not-affirming"
             raise self._deny("attestation-denied", code, "attestation denied", details, verdict.checks)
-        token = self._token(*verdict.granted, attestation, now)
+        token = self._token(*verdict.granted, attempt.attestation, now)
         self._store.append(now, "attestation-granted", details)
-        self.sessions.grant(session, token)
+        self.sessions.grant(attempt.session, token)
         return token
 
     def resource(self, cookie: str | None, bearer: str | None, path: str) -> dict[str, str]:

@@ -23,9 +23,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.utils import CryptographyDeprecationWarning
-from cryptography.x509.oid import NameOID, ObjectIdentifier, SignatureAlgorithmOID
+from cryptography.x509.oid import ObjectIdentifier, SignatureAlgorithmOID
 
 from kokon.errors import MalformedError
 
@@ -34,6 +33,8 @@ REMEMBERED: Final = 1024
 """How many certificates and signatures are remembered."""
 
 _SALT: Final = 48
+_COMMON_NAME: Final = bytes.fromhex("0603550403")
+"""Object identifier 2.5.4.3 in DER."""
 _ECDSA: Final[Mapping[ObjectIdentifier, HashAlgorithm]] = {
     SignatureAlgorithmOID.ECDSA_WITH_SHA256: SHA256(),
     SignatureAlgorithmOID.ECDSA_WITH_SHA384: SHA384(),
@@ -178,10 +179,23 @@ def check_unsigned_parts(der: bytes, *, version: bool = True) -> None:
         raise ValueError("the signature is not whole bytes")
 
 
+def _members(der: bytes, start: int, count: int) -> list[bytes]:
+    """The `count` elements from `start` on, whole; of DER that has been parsed before."""
+    found = []
+    for _ in range(count):
+        _content, end = _element(der, start)
+        found.append(der[start:end])
+        start = end
+    return found
+
+
 @lru_cache(maxsize=REMEMBERED)
 def _parse(der: bytes) -> Certificate:
     certificate = x509.load_der_x509_certificate(der)
     check_unsigned_parts(der)
+    first, _end = _element(der, _element(der, 0)[0])
+    # RFC 5280, 4.1: version, serial number, algorithm, issuer, validity, subject, key.
+    _version, _serial, _algorithm, issuer, _validity, subject, spki = _members(der, first, 7)
     authority, path_length, signs, signs_lists = False, None, False, False
     unknown: dict[str, bytes] = {}
     for extension in certificate.extensions:
@@ -194,20 +208,18 @@ def _parse(der: bytes) -> Certificate:
             if extension.critical:
                 raise ValueError(f"critical extension {extension.oid.dotted_string} is unknown")
             unknown[extension.oid.dotted_string] = value.value
-    key = certificate.public_key()
-    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return Certificate(
         der=der,
-        name=_name(certificate.subject),
-        subject=certificate.subject.public_bytes(),
-        issuer=certificate.issuer.public_bytes(),
+        name=_common_name(subject) or certificate.subject.rfc4514_string(),
+        subject=subject,
+        issuer=issuer,
         serial=certificate.serial_number,
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
         authority=authority and signs,
         path_length=path_length,
         signs_lists=signs_lists,
-        key=key,
+        key=certificate.public_key(),
         spki=spki,
         algorithm=certificate.signature_algorithm_oid,
         signed=certificate.tbs_certificate_bytes,
@@ -217,6 +229,19 @@ def _parse(der: bytes) -> Certificate:
     )
 
 
-def _name(subject: x509.Name) -> str:
-    names = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(names[0].value) if len(names) == 1 else subject.rfc4514_string()
+def _common_name(subject: bytes) -> str | None:
+    """The common name in a DER Name, if there is exactly one, as UTF-8 or Latin-1 (RFC 5280, 4.1.2.4)."""
+    names = []
+    position, end = _element(subject, 0)
+    while position < end:
+        attributes, position = _element(subject, position)
+        attribute, _end = _element(subject, attributes)
+        kind, value = _members(subject, attribute, 2)
+        if kind == _COMMON_NAME:
+            names.append(value[_element(value, 0)[0] :])
+    if len(names) != 1:
+        return None
+    try:
+        return names[0].decode()
+    except UnicodeDecodeError:
+        return names[0].decode("latin-1")

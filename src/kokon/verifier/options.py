@@ -118,7 +118,12 @@ def _completion(
     def waiting(seconds: float) -> None:
         note(f"waiting {seconds:.0f} s for AMD's service, which answers one request in ten seconds")
 
-    source: Source = CacheOnly(default_cache()) if request.offline else connect(waiting=waiting)
+    accepted = frozenset(text.lower() for text in request.accept_simulated)
+    source: Source = (
+        CacheOnly(default_cache(), accepted=accepted)
+        if request.offline
+        else connect(accepted=accepted, waiting=waiting)
+    )
 
     def completed(make: Callable[[Endorsements], Claims], endorsements: Endorsements) -> Claims:
         claims, _used = complete(make, endorsements, request.now, source)

@@ -20,7 +20,8 @@ from kokon.testing.vendor import FakeVendor
 from kokon.testing.vendor.amd import Tcb
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
-QUICK = Patience(connect=1.0, read=0.3, total=1.0, attempts=2, pause=0.001, longest=0.002)
+QUICK = Patience(connect=10.0, read=20.0, total=40.0, attempts=2, pause=0.001, longest=0.002)
+"""Gives up quickly where a service fails, and has all the time where only the machine is busy."""
 
 
 class Clock:

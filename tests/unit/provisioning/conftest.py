@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -107,14 +108,14 @@ def other_chip(tmp_path_factory: pytest.TempPathFactory) -> Chip:
     return Chip(load_processor(directory), fingerprint(directory))
 
 
-@pytest.fixture
-def server(tmp_path: Path, chip: Chip) -> Iterator[Server]:
+@contextlib.contextmanager
+def serving(state: Path, endorsements: Endorsements, **options: Any) -> Iterator[Server]:
+    """A server with its state there; `options` are those of `Service`."""
     clock = Clock()
-    state = tmp_path / "state"
     keys = open_keys(state)
     identity = open_tls(state, (), clock())
     store = Store(state, keys.master)
-    service = Service(store, keys, identity.certificate, Endorsements(accepted_simulated=frozenset({chip.root})), clock)
+    service = Service(store, keys, identity.certificate, endorsements, clock, **options)
     listener = _listen("127.0.0.1", 0)
     url = f"https://127.0.0.1:{listener.getsockname()[1]}"
     running = uvicorn.Server(configuration(service, identity))
@@ -131,3 +132,16 @@ def server(tmp_path: Path, chip: Chip) -> Iterator[Server]:
     running.should_exit = True
     thread.join(10)
     assert not thread.is_alive()
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Starts a server with other endorsements and options than the usual ones."""
+    with contextlib.ExitStack() as stack:
+        yield lambda endorsements, **options: stack.enter_context(serving(tmp_path / "state", endorsements, **options))
+
+
+@pytest.fixture
+def server(tmp_path: Path, chip: Chip) -> Iterator[Server]:
+    with serving(tmp_path / "state", Endorsements(accepted_simulated=frozenset({chip.root}))) as server:
+        yield server

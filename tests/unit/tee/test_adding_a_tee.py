@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from tee_kit import NOW
 
 from kokon.appraisal.appraise import appraise
 from kokon.appraisal.policy import Policy, ReferenceValues
@@ -15,7 +16,6 @@ from kokon.tee.endorsements import Endorsements
 from kokon.tee.evidence import Claims, Evidence, canonical_digest, failed, passed
 from kokon.tee.recognise import recognise
 from kokon.tee.registry import TEES, Tee, tee, verify
-from tee_kit import NOW
 
 MAGIC = b"ABACUS\0\0"
 KEY = b"the maker's key"

@@ -10,12 +10,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import SignatureAlgorithmOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unit_x509 import NOW, YEAR, Authority
 
 from kokon.errors import MalformedError
 from kokon.tee.anchors import AMD, VENDORS, check_root, is_simulated
 from kokon.tee.certificates import CERTIFICATE_LIMIT, parse_certificate, verify_signature
 from kokon.tee.path import build_path, check_leaf, check_path
-from unit_x509 import NOW, YEAR, Authority
 
 ROOT = Authority("root")
 MIDDLE = Authority("middle", ROOT)

@@ -1,18 +1,19 @@
 """Evidence out of every wrapping that people keep it in."""
 
 import base64
+import contextlib
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tee_kit import NOW, make_chip
 
-from kokon.errors import KokonError, MalformedError
+from kokon.errors import MalformedError
 from kokon.tee.endorsements import Endorsements
 from kokon.tee.evidence import Evidence
 from kokon.tee.recognise import EVIDENCE_LIMIT, recognise
 from kokon.tee.registry import tee, verify
-from tee_kit import NOW, make_chip
 
 ENVELOPE = {"svn": "1", "report_data": base64.b64encode(bytes(48)).decode()}
 
@@ -78,10 +79,8 @@ def test_limits() -> None:
 
 @given(st.binary(max_size=3000))
 def test_any_bytes_do_no_harm(data: bytes) -> None:
-    try:
+    with contextlib.suppress(MalformedError):
         recognise(data)
-    except KokonError as error:
-        assert isinstance(error, MalformedError)
 
 
 def test_sample_evidence_proves_nothing() -> None:

@@ -7,10 +7,10 @@ import pytest
 from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
+from unit_x509 import NOW, Authority
 
 from kokon.errors import MalformedError
 from kokon.tee.revocation import CRL_LIMIT, check_path_revoked, check_revoked, parse_crl
-from unit_x509 import NOW, Authority
 
 ROOT = Authority("root")
 LEAF = Authority("leaf", ROOT, ca=False, serial=42)

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from tee_kit import NOW, PSS, Chip, certificate_der, failures
 
 from kokon.errors import MalformedError
+from kokon.tee.certificates import parse_certificate
 from kokon.tee.endorsements import Endorsements
 from kokon.tee.evidence import Claims, Evidence, Need
 from kokon.tee.registry import verify
 from kokon.tee.simulated.certificates import AUTHORITY_LIFETIME, CHIP_LIFETIME, CLOCK_SKEW, make_ark, make_ask
 from kokon.tee.simulated.processor import TCB
-from kokon.tee.certificates import parse_certificate
 from kokon.tee.snp.report import SIGNED_SIZE
 
 

@@ -177,6 +177,28 @@ def test_wrong_usage(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
         assert json.loads(capsys.readouterr().err)["error"]["code"]
 
 
+def test_files_that_cannot_be_read(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(desk.put("report", desk.vendor.snp().report))
+    large = desk.put("large", bytes((1 << 20) + 1))
+    for words, code in (
+        ([str(desk.folder)], "evidence-file-unreadable"),
+        ([file, "--policy", str(desk.folder / "absent")], "file-unreadable"),
+        ([file, "--policy", str(large)], "file-unreadable"),
+    ):
+        assert main(["evidence", "verify", *words, "--json"]) == 2
+        assert json.loads(capsys.readouterr().err)["error"]["code"] == code
+
+
+def test_half_of_something(desk: Desk) -> None:
+    log = desk.put("log", desk.vendor.tdx(log=True).parts["event-log"])
+    status, verdict = desk.verify(log)
+    assert (status, verdict["kind"], [check["code"] for check in verdict["checks"]]) == (
+        3,
+        "event log",
+        ["quote-missing"],
+    )
+
+
 def test_for_people(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     evidence = desk.vendor.snp()
     file, bundle = desk.put("report.bin", evidence.report), desk.bundle(evidence)

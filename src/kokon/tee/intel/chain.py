@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -56,11 +56,12 @@ class Chain:
 
 
 def make_pool(endorsements: Endorsements) -> Pool:
-    """Intel's built-in certificates, then those given; what does not parse is left out.
+    """Intel's built-in certificates, then those given, also beside documents; what does not parse is left out.
 
     The built-in ones come first so that a copy in a quote, which nobody signed for that quote, changes nothing.
     """
-    certificates, lists = _parse_pool(endorsements.certificates, endorsements.crls)
+    chains = tuple(certificate for document in endorsements.documents for certificate in document.chain)
+    certificates, lists = _parse_pool((*endorsements.certificates, *chains), endorsements.crls)
     return Pool(certificates, lists, endorsements.accepted_simulated)
 
 
@@ -68,21 +69,16 @@ def make_pool(endorsements: Endorsements) -> Pool:
 def _parse_pool(
     ders: tuple[bytes, ...], crls: tuple[bytes, ...]
 ) -> tuple[tuple[Certificate, ...], tuple[RevocationList, ...]]:
-    return tuple(_parse_each((*known_certificates(), *ders), parse_certificate)), tuple(_parse_each(crls, parse_crl))
+    known = dict.fromkeys((*known_certificates(), *ders))
+    return tuple(_parse_each(known, parse_certificate)), tuple(_parse_each(crls, parse_crl))
 
 
-def _parse_each(items: tuple[bytes, ...], parse: Callable[[bytes], _Parsed]) -> Iterator[_Parsed]:
+def _parse_each(items: Iterable[bytes], parse: Callable[[bytes], _Parsed]) -> Iterator[_Parsed]:
     for item in items:
         try:
             yield parse(item)
         except MalformedError:
             continue
-
-
-@lru_cache(maxsize=128)
-def parse_some(ders: tuple[bytes, ...]) -> tuple[Certificate, ...]:
-    """The certificates that came with a document, as far as they parse."""
-    return tuple(_parse_each(ders, parse_certificate))
 
 
 def check_chain(leaf: Certificate, pool: Pool, now: datetime) -> Chain:

@@ -152,7 +152,7 @@ def raw_signature_holds(key: object, signature: bytes, signed: bytes) -> bool:
     return True
 
 
-@lru_cache(maxsize=REMEMBERED)
+@lru_cache(maxsize=REMEMBERED // 4)
 def is_signed_by(document: SignedDocument, signer: Certificate) -> bool:
     """True if the key of `signer` signed the document."""
     return raw_signature_holds(signer.key, document.signature, document.body)

@@ -16,7 +16,7 @@ from kokon.errors import MalformedError
 from kokon.tee.certificates import Certificate
 from kokon.tee.endorsements import Endorsements, SignedDocument
 from kokon.tee.evidence import Check, Need, failed, not_checked, passed
-from kokon.tee.intel.chain import Chain, Pool, check_chain, parse_some
+from kokon.tee.intel.chain import Chain, Pool, check_chain
 from kokon.tee.intel.collateral import is_signed_by
 from kokon.tee.intel.documents import QeIdentity, TcbInfo, parse_qe_identity, parse_tcb_info
 
@@ -103,7 +103,7 @@ def _best(
     checks = (
         _check_signature(name, chain, signed=best.signed),
         *(chain.checks if chain else ()),
-        *_check_root(name, chain, pck),
+        *(_check_root(name, chain, pck) if best.signed else ()),
         _check_dates(name, content, now),
         _check_evaluation(name, content, endorsements),
     )
@@ -119,19 +119,16 @@ def _best(
 def _examine(
     document: SignedDocument, content: _Content, pool: Pool, pck: Chain | None, now: datetime
 ) -> _Examined[_Content]:
-    certificates = parse_some(document.chain)
-    signer, signed = _signer(document, (*pool.certificates, *certificates), now)
-    chain = None if signer is None else check_chain(signer, pool | certificates, now)
+    signer, signed = _signer(document, pool, now)
+    chain = None if signer is None else check_chain(signer, pool, now)
     genuine = signed and chain is not None and chain.holds and _same_root(chain, pck)
     in_date = content.issue_date <= now < content.next_update
     return _Examined(content, chain, signed, (genuine, in_date, content.evaluation, content.issue_date))
 
 
-def _signer(
-    document: SignedDocument, certificates: tuple[Certificate, ...], now: datetime
-) -> tuple[Certificate | None, bool]:
+def _signer(document: SignedDocument, pool: Pool, now: datetime) -> tuple[Certificate | None, bool]:
     """Who signed the document, and True; else who might have, and False. Of several issues one that is in date."""
-    named = [certificate for certificate in dict.fromkeys(certificates) if certificate.name.endswith(SIGNER)]
+    named = [certificate for certificate in pool.certificates if certificate.name.endswith(SIGNER)]
     signed = [certificate for certificate in named if is_signed_by(document, certificate)]
     current = [certificate for certificate in signed if certificate.not_before <= now < certificate.not_after]
     return next(iter(current or signed or named), None), bool(signed)

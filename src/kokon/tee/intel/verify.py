@@ -160,7 +160,7 @@ def embedded_certificates(quote: Quote) -> tuple[Certificate, ...]:
     return _parse_chain(quote.certification.data)
 
 
-@lru_cache(maxsize=REMEMBERED)
+@lru_cache(maxsize=REMEMBERED // 8)
 def _parse_chain(data: bytes) -> tuple[Certificate, ...]:
     return tuple(parse_certificate(der) for der in read_blocks(data, CERTIFICATE))
 

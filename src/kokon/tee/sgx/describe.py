@@ -23,11 +23,8 @@ _FLAGS: Final = {
 """Bits of ATTRIBUTES.FLAGS (Intel SDM volume 3D, 35.7.1)."""
 
 
-def describe_quote(quote: Quote) -> dict[str, Any]:
-    """The fields of an SGX quote; `body` must be an enclave's report."""
-    body = quote.body
-    if not isinstance(body, EnclaveReport):
-        return {}
+def describe_quote(quote: Quote, body: EnclaveReport) -> dict[str, Any]:
+    """The fields of a quote and of its body."""
     return {
         "header": describe_header(quote, tdx=False),
         "body": {

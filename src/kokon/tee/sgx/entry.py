@@ -40,7 +40,7 @@ def from_envelope(value: Mapping[str, Any]) -> Evidence:
 
 def describe(evidence: Evidence) -> dict[str, Any]:
     """All fields of the quote. Raises what `parse_quote` raises."""
-    return describe_quote(parse_enclave_quote(evidence.report)[0])
+    return describe_quote(*parse_enclave_quote(evidence.report))
 
 
 SGX: Final = Tee("sgx", verify, recognise, from_envelope, describe)

@@ -54,7 +54,7 @@ def verify(evidence: Evidence, endorsements: Endorsements, now: datetime) -> Cla
         signer=body.mr_signer,
         product_id=body.isv_prod_id,
         security_version=body.isv_svn,
-        details=describe_quote(quote) | dict(platform.details),
+        details=describe_quote(quote, body) | dict(platform.details),
         needs=platform.needs,
         canonical=canonical_digest("sgx", quote.signed, quote.attestation_key),
     )

@@ -11,7 +11,6 @@ import fcntl
 import os
 import struct
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from kokon.errors import HostError, MalformedError, UsageError
@@ -20,7 +19,7 @@ from kokon.tee.evidence import Evidence
 from kokon.tee.snp.certtable import EXTENDED_LIMIT, decode_extended
 from kokon.tee.snp.report import REPORT_SIZE, parse_report
 
-DEVICE: Final = Path("/dev/sev-guest")
+DEVICE: Final = "/dev/sev-guest"
 SNP_GET_REPORT: Final = 0xC020_5300
 SNP_GET_EXT_REPORT: Final = 0xC020_5302
 """_IOWR('S', 0 and 2, struct snp_guest_request_ioctl), which has 32 bytes."""
@@ -35,6 +34,7 @@ _INVALID_LENGTH: Final = 1
 """SNP_GUEST_VMM_ERR_INVALID_LEN in the upper half of exitinfo2: the buffer for certificates is too small."""
 
 Ioctl = Callable[[int, int, bytearray], int]
+Location = str | os.PathLike[str]
 
 
 def attest(
@@ -42,7 +42,7 @@ def attest(
     *,
     vmpl: int = 0,
     tree: tsm.Tree | None = None,
-    device: Path = DEVICE,
+    device: Location = DEVICE,
     ioctl: Ioctl = fcntl.ioctl,
 ) -> Evidence:
     """Evidence over 64 bytes of the caller's choice, with the certificates that the host keeps for its guests, if any.
@@ -78,7 +78,7 @@ def _from_tsm(report_data: bytes, vmpl: int, tree: tsm.Tree) -> Evidence:
     return decode_extended(report.outblob + report.auxblob)
 
 
-def _from_ioctl(report_data: bytes, vmpl: int, device: Path, ioctl: Ioctl) -> Evidence:
+def _from_ioctl(report_data: bytes, vmpl: int, device: Location, ioctl: Ioctl) -> Evidence:
     try:
         descriptor = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:

@@ -40,7 +40,7 @@ def check_parameters(path: tuple[Certificate, ...]) -> Check:
         if not certificate.der.partition(certificate.signed)[2].startswith(_PARAMETERS):
             expected, found = "RSA-PSS, SHA-384, MGF1, 48 bytes of salt", certificate.algorithm.dotted_string
             return failed(name, "snp-signature-parameters", expected=expected, found=f"{certificate.name}: {found}")
-    return _passed(name, "RSA-PSS, SHA-384, MGF1, 48 bytes of salt")
+    return passed(name, "RSA-PSS, SHA-384, MGF1, 48 bytes of salt")
 
 
 class Platform(NamedTuple):

@@ -144,15 +144,24 @@ def _parse_own(certificates: tuple[bytes, ...]) -> list[Certificate]:
 
 @lru_cache(maxsize=REMEMBERED)
 def authorities(leaf: Certificate, came: tuple[bytes, ...], held: tuple[bytes, ...]) -> tuple[Certificate, ...]:
-    """What a path from `leaf` may be built of: of the certificates that came with the report, those that are held, and
-    AMD's, the ones whose names lead on from it. Raises as `find_leaf` does."""
+    """What a path from `leaf` may be built of: of the certificates that came with the report and those that are held
+    the ones whose names lead on from it. Raises as `find_leaf` does."""
     own = tuple(certificate for certificate in _parse_own(came) if not _is_leaf(certificate))
-    pool = tuple(dict.fromkeys(own + _divide(held).others + _divide(amd_certificates()).others))
+    return _leading_on(leaf, own + _divide(held).others)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def amd_authorities(leaf: Certificate) -> tuple[Certificate, ...]:
+    """Those of AMD's own certificates, which are built in, whose names lead on from `leaf`."""
+    return _leading_on(leaf, _divide(amd_certificates()).others)
+
+
+def _leading_on(leaf: Certificate, pool: tuple[Certificate, ...]) -> tuple[Certificate, ...]:
     wanted, found = {leaf.issuer}, 0
     while found < len(wanted):
         found = len(wanted)
         wanted |= {certificate.issuer for certificate in pool if certificate.subject in wanted}
-    return tuple(certificate for certificate in pool if certificate.subject in wanted)
+    return tuple(dict.fromkeys(certificate for certificate in pool if certificate.subject in wanted))
 
 
 @lru_cache(maxsize=_POOLS)

@@ -22,7 +22,7 @@ from kokon.tee.revocation import RevocationList, check_path_revoked
 from kokon.tee.snp.describe import SIGNING_KEYS, describe_report, unknown_bits
 from kokon.tee.snp.platform import CHAIN_LENGTH, check_parameters, check_platform, platform_of
 from kokon.tee.snp.report import ECDSA_P384_SHA384, REPORT_SIZE, SIGNED_SIZE, VLEK, Report, parse_report, product_of
-from kokon.tee.snp.selection import LEAF_NAMES, Leaf, authorities, find_leaf, layout
+from kokon.tee.snp.selection import LEAF_NAMES, Leaf, amd_authorities, authorities, find_leaf, layout
 
 _SIZE: Final = passed("size", f"{REPORT_SIZE} bytes")
 _RESERVED: Final = passed("reserved-bits")
@@ -41,11 +41,7 @@ def verify_snp(evidence: Evidence, endorsements: Endorsements, now: datetime) ->
     """
     report = parse_report(evidence.report)
     leaf = find_leaf(report, evidence, endorsements.certificates, now)
-    path: tuple[Certificate, ...] = ()
-    if leaf is not None:
-        path = build_path(
-            leaf.certificate, authorities(leaf.certificate, evidence.certificates, endorsements.certificates), now
-        )
+    path = _find_path(leaf, evidence, endorsements, now) if leaf else ()
     root = path[-1] if path and path[-1].self_issued else None
     product = leaf.chip.product if leaf else product_of(report) or ""
     turin = layout(report, leaf.chip if leaf else None)
@@ -78,6 +74,17 @@ def verify_snp(evidence: Evidence, endorsements: Endorsements, now: datetime) ->
         needs=tuple(_needs(report, leaf, path, revocation, product)),
         canonical=canonical_digest("snp", evidence.report[:SIGNED_SIZE], path[0].spki if path else b""),
     )
+
+
+def _find_path(leaf: Leaf, evidence: Evidence, endorsements: Endorsements, now: datetime) -> tuple[Certificate, ...]:
+    """The path through what was given if that is good; else AMD's own certificates come first."""
+    given = authorities(leaf.certificate, evidence.certificates, endorsements.certificates)
+    path = build_path(leaf.certificate, given, now)
+    root = path[-1]
+    known = root.self_issued and (root.fingerprint in AMD or root.fingerprint in endorsements.accepted_simulated)
+    if known and all(check.outcome != "failed" for check in _check_path(path, now)):
+        return path
+    return build_path(leaf.certificate, amd_authorities(leaf.certificate) + given, now)
 
 
 def _check_report(report: Report) -> Iterator[Check]:
@@ -117,9 +124,7 @@ def _check_signer(
 ) -> Iterator[Check]:
     """The signature, the certificates behind it, and whether they are for such a report."""
     if leaf is None:
-        kind = SIGNING_KEYS.get(report.signing_key, report.signing_key)
-        hint = "neither came one with the report nor is one for this chip and TCB among the endorsements"
-        yield not_checked("report-signature", "snp-certificate-missing", hint, found=kind)
+        yield _check_unsigned(report)
         return
     name, certificate = "report-signature", leaf.certificate
     if leaf.signed:
@@ -139,6 +144,20 @@ def _check_signer(
     if root is not None:
         yield check_root(root, AMD, endorsements.accepted_simulated)
     yield from check_platform(platform_of(report, leaf.chip), path, AMD.get(root.fingerprint) if root else None)
+
+
+def _check_unsigned(report: Report) -> Check:
+    """What can be said without a certificate. If one could help, `_needs` names it as required."""
+    kind = SIGNING_KEYS.get(report.signing_key, report.signing_key)
+    if not _signable(report):
+        hint = "the firmware did not sign this report, or with a key that nobody certifies"
+        return failed("report-signature", "snp-report-unsigned", expected="VCEK or VLEK", found=kind, hint=hint)
+    hint = "neither came one with the report nor is one for this chip and TCB among the endorsements"
+    return not_checked("report-signature", "snp-certificate-missing", hint, found=kind)
+
+
+def _signable(report: Report) -> bool:
+    return report.signing_key in LEAF_NAMES and not report.chip_key_masked
 
 
 def _check_path(path: tuple[Certificate, ...], now: datetime) -> tuple[Check, ...]:
@@ -179,12 +198,11 @@ def _lists(crls: tuple[bytes, ...]) -> tuple[RevocationList, ...]:
 def _needs(
     report: Report, leaf: Leaf | None, path: tuple[Certificate, ...], revocation: tuple[Check, ...], product: str
 ) -> Iterator[Need]:
-    kind = SIGNING_KEYS.get(report.signing_key)
     if leaf is None:
-        if kind in ("VCEK", "VLEK") and not report.chip_key_masked:
-            products = (product,) if product else _UNTOLD if report.version < 3 else ()
-            for line in products:
-                yield Need(kind.lower(), _leaf_parameters(report, line))
+        if _signable(report):
+            kind = "vlek" if report.signing_key == VLEK else "vcek"
+            for line in _UNTOLD if report.version < 3 else (product,):
+                yield Need(kind, _leaf_parameters(report, line))
         return
     if not path[-1].self_issued:
         yield Need("amd-chain", (("kind", _kind(leaf)), ("product", product)))
@@ -197,9 +215,11 @@ def _kind(leaf: Leaf) -> str:
 
 
 def _leaf_parameters(report: Report, product: str) -> tuple[tuple[str, str], ...]:
-    """What the URL of a certificate at AMD's key service is made of (57230, "KDS"); a VLEK is for no chip."""
+    """What the URL of a certificate at AMD's key service is made of (57230, "KDS"); a VLEK is for no chip, and of
+    a CPU that is newer than this program the product line is not known."""
     parameters = {name: str(value) for name, value in report.tcb(report.reported_tcb).items()}
-    parameters["product"] = product
+    if product:
+        parameters["product"] = product
     if report.signing_key != VLEK:
         parameters["chip-id"] = report.chip_id[: 8 if report.turin else 64].hex()
     return tuple(sorted(parameters.items()))

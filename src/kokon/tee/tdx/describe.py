@@ -46,11 +46,8 @@ _ATTRIBUTES: Final = {
 """Bits of TDATTRIBUTES (Intel TDX Module ABI)."""
 
 
-def describe_quote(quote: Quote) -> dict[str, Any]:
-    """The fields of a TDX quote; `body` must be a TD report."""
-    body = quote.body
-    if not isinstance(body, TdReport):
-        return {}
+def describe_quote(quote: Quote, body: TdReport) -> dict[str, Any]:
+    """The fields of a quote and of its body."""
     values = {name: getattr(body, field) for name, field in _BODY.items()}
     described: dict[str, Any] = {
         "header": describe_header(quote, tdx=True),

@@ -47,7 +47,7 @@ def from_envelope(value: Mapping[str, Any]) -> Evidence:
 
 def describe(evidence: Evidence) -> dict[str, Any]:
     """All fields of the quote. Raises what `parse_quote` raises."""
-    return describe_quote(parse_td_quote(evidence.report)[0])
+    return describe_quote(*parse_td_quote(evidence.report))
 
 
 TDX: Final = Tee("tdx", verify, recognise, from_envelope, describe)

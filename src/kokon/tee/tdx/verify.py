@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from kokon.errors import MalformedError
 from kokon.tee.endorsements import Endorsements
@@ -71,7 +71,7 @@ def verify(evidence: Evidence, endorsements: Endorsements, now: datetime) -> Cla
         tcbs=current,
         tcb_status=platform.tcb_status,
         advisories=platform.advisories,
-        details=_details(quote, platform.details),
+        details=describe_quote(quote, body) | dict(platform.details),
         needs=platform.needs,
         canonical=canonical_digest("tdx", quote.signed, quote.attestation_key),
     )
@@ -91,10 +91,6 @@ def _registers(body: TdReport) -> dict[str, bytes]:
         "mrconfigid": body.mr_config_id,
     }
     return registers if body.mr_service_td is None else registers | {"mrservicetd": body.mr_service_td}
-
-
-def _details(quote: Quote, platform: Mapping[str, Any]) -> dict[str, Any]:
-    return describe_quote(quote) | dict(platform)
 
 
 def check_td(body: TdReport) -> Iterator[Check]:

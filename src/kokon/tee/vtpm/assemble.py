@@ -112,12 +112,21 @@ def _one(name: str) -> Callable[[bytes], Iterator[Named]]:
 
 def _pem(piece: bytes) -> Iterator[Named]:
     if b"-----BEGIN PUBLIC KEY-----" in piece:
-        (spki,) = read_blocks(piece, "PUBLIC KEY")[:1]
-        load_key(spki)
-        yield "ak", spki
+        for spki in read_blocks(piece, "PUBLIC KEY"):
+            load_key(spki)
+            yield "ak", spki
         return
     for der in read_blocks(piece, CERTIFICATE):
         yield "certificate", der
+
+
+def _is_der(piece: bytes) -> bool:
+    """A DER sequence that is as long as it says."""
+    if piece[:1] != b"\x30" or len(piece) < 2:
+        return False
+    more = piece[1] - 0x80 if piece[1] > 0x80 else 0
+    size = int.from_bytes(piece[2 : 2 + more], "big") if more else piece[1]
+    return len(piece) == 2 + more + size
 
 
 def _der(piece: bytes) -> Iterator[Named]:
@@ -186,9 +195,8 @@ _READERS: Final[tuple[tuple[Callable[[bytes], bool], Callable[[bytes], Iterator[
     (_is_signature, _signature),
     (_is_public, _sized_public),
     (_is_bare_public, _bare_public),
-    (lambda piece: len(piece) in _RAW_SIGNATURES, _one("signature")),
     (looks_like_event_log, _one("event-log")),
-    (lambda piece: piece[:2] in (b"\x30\x81", b"\x30\x82"), _der),
-    (lambda piece: piece[:1] == b"\x30" and len(piece) < 200, _der),
+    (_is_der, _der),
+    (lambda piece: len(piece) in _RAW_SIGNATURES, _one("signature")),
     (lambda piece: len(piece) in _PCR_LISTS, _pcr_list),
 )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from kokon.errors import HostError, UnreachableError, UsageError
+from kokon.errors import HostError, MalformedError, UnreachableError, UsageError
 from kokon.tee.evidence import Evidence
 from kokon.tee.vtpm import commands, hcl
 from kokon.tee.vtpm.formats import AZURE_SNP, AZURE_TDX, TPM
@@ -91,7 +91,8 @@ class Machine:
         found = bytearray()
         while len(found) < size:
             part = min(commands.NV_CHUNK, size - len(found))
-            found += commands.nv_data(self.send(commands.nv_read(index, part, len(found), owner=owner)))
+            data = self.send(commands.nv_read(index, part, len(found), owner=owner))
+            found += _check_part(commands.nv_data(data), part)
         return bytes(found)
 
     def write_user_data(self, data: bytes) -> None:
@@ -195,6 +196,13 @@ def _quote(machine: Machine, handle: int, nonce: bytes, bank: str) -> tuple[comm
         if pcr_digest(attest, {bank: values}, parse_signature(quoted.signature).hash) == attest.pcr_digest:
             return quoted, values
     raise HostError("tpm-busy", "PCRs change between quote and reading", found=f"{_ATTEMPTS} attempts")
+
+
+def _check_part(data: bytes, size: int) -> bytes:
+    """What was read of an index must be what was asked for. Raises `MalformedError` (`tpm-malformed`)."""
+    if len(data) != size:
+        raise MalformedError("tpm-malformed", "the TPM gave another part of an index", expected=size, found=len(data))
+    return data
 
 
 def _check_nonce(nonce: bytes) -> None:
