@@ -63,7 +63,7 @@ def test_median() -> None:
 
 
 def test_every_benchmark_is_a_file_with_a_function_of_its_name() -> None:
-    assert list(BENCHMARKS) == ["cold-start", "memory", "sealing", "attestation"]
+    assert list(BENCHMARKS) == ["cold-start", "memory", "sealing", "attestation", "evidence"]
     for name, benchmark in BENCHMARKS.items():
         word = name.replace("-", "_")
         assert getattr(importlib.import_module(f"bench.{word}"), word) is benchmark
@@ -150,3 +150,55 @@ def test_the_large_layer_has_the_size_that_was_asked_for(tmp_path: Path) -> None
         assert layer.gzip
         assert 3 << 20 <= layer.size < 4 << 20
         assert sum(len(chunk) for chunk in layer.read()) == layer.size
+
+
+def test_evidence_rows_and_their_yardsticks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench import evidence as module
+
+    monkeypatch.setattr(module, "_processes", lambda _setting: [])
+    rows = {row.name: row for row in module.evidence(setting(tmp_path, quick=True))}
+    assert all(row.value > 0 for row in rows.values())
+    bare = rows["bare P-384 signature check"]
+    for name, row in rows.items():
+        if name.startswith("SNP verified"):
+            assert row.ratio_to == bare.name
+    assert {"event log of 1,000 events replayed", "SNP appraised (aim 100 us)"} <= set(rows)
+
+
+def test_what_is_measured_must_verify() -> None:
+    from dataclasses import replace
+
+    from bench import evidence as module
+
+    from kokon.tee.registry import verify
+    from kokon.testing.vendor import FakeVendor
+
+    vendor = FakeVendor(module.NOW)
+    subject = vendor.sgx()
+    claims = verify(subject, vendor.endorsements(subject), module.NOW)
+    assert module._good(claims) is claims
+    with pytest.raises(TypeError):
+        module._good(replace(claims, checks=()))
+    with pytest.raises(TypeError):
+        module._good(verify(subject, vendor.endorsements(subject), module.NOW.replace(year=2040)))
+
+
+def test_caches_are_found_and_emptied() -> None:
+    from bench import evidence as module
+
+    from kokon.tee.certificates import _parse
+
+    step, forget = module.forgetting(lambda: None)
+    assert _parse in module.caches()
+    forget()
+    assert _parse.cache_info().currsize == 0
+    assert step() is None
+
+
+def test_one_core_only_for_a_while() -> None:
+    from bench import evidence as module
+
+    before = os.sched_getaffinity(0)
+    with module.one_core():
+        assert len(os.sched_getaffinity(0)) == 1
+    assert os.sched_getaffinity(0) == before
