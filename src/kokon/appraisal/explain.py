@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from kokon.appraisal.result import AttestationResult
+from kokon.appraisal.step import Step
 from kokon.tee.evidence import Check, Claims
 from kokon.tee.explanation import Explanation
 
@@ -45,32 +45,6 @@ _GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "host-data": ("host-data", "init-data"),
 }
 _PLACES: Final[Mapping[str, str]] = {name: group for group, names in _GROUPS.items() for name in names}
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One link of the chain: stable `name`, a `title` for people, facts worth showing, and what was checked."""
-
-    name: str
-    title: str
-    checks: tuple[Check, ...]
-    facts: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def outcome(self) -> str:
-        """`failed` if any check failed, `passed` if any passed and none failed, else `not-checked`."""
-        outcomes = {check.outcome for check in self.checks}
-        return "failed" if "failed" in outcomes else "passed" if "passed" in outcomes else "not-checked"
-
-    def as_dict(self) -> dict[str, Any]:
-        """The step as plain JSON values."""
-        return {
-            "name": self.name,
-            "title": self.title,
-            "outcome": self.outcome,
-            "facts": dict(self.facts),
-            "checks": [check.as_dict() for check in self.checks],
-        }
 
 
 def steps(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from kokon.appraisal.appraise import appraise
 from kokon.appraisal.lacking import check_missing, worth_fetching
 from kokon.appraisal.policy import Policy, ReferenceValues
+from kokon.appraisal.step import Step
 from kokon.channel.certificate import read_certificate
 from kokon.channel.trust import UserTrust, key_fingerprint, owner_fingerprint
 from kokon.errors import KokonError, StaleError, UnreachableError, UntrustedError
@@ -39,32 +40,6 @@ if TYPE_CHECKING:
     from kokon.tee.evidence import Evidence
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One link of the chain: stable `name`, a `title` for people, what was checked, and facts worth showing."""
-
-    name: str
-    title: str
-    checks: tuple[Check, ...]
-    facts: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def outcome(self) -> str:
-        """`failed` if any check failed, `passed` if any passed and none failed, else `not-checked`."""
-        outcomes = {check.outcome for check in self.checks}
-        return "failed" if "failed" in outcomes else "passed" if "passed" in outcomes else "not-checked"
-
-    def as_dict(self) -> dict[str, Any]:
-        """The step as plain JSON values."""
-        return {
-            "name": self.name,
-            "title": self.title,
-            "outcome": self.outcome,
-            "facts": dict(self.facts),
-            "checks": [check.as_dict() for check in self.checks],
-        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,7 +178,8 @@ SENTENCES = {
 
 
 def _print(title: str, verdict: Verdict) -> None:
-    from kokon.appraisal.explain import Step, steps
+    from kokon.appraisal.explain import steps
+    from kokon.appraisal.step import Step
     from kokon.cli.output import emit
     from kokon.cli.tree import plain, print_lines, tree_lines
 

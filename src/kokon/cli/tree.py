@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kokon.tee.evidence import Check
+    from kokon.appraisal.step import Step
 
 MARKS = {"passed": ("passed ", "green"), "failed": ("FAILED ", "bold red"), "not-checked": ("unknown", "yellow")}
 Line = tuple[tuple[str, str], ...]
 """Pieces of a line: text and rich style."""
-
-
-class Step(Protocol):
-    """One link of a chain: what it is, how it came out, what is known about it, and the checks that were made."""
-
-    @property
-    def title(self) -> str:
-        """A few words."""
-
-    @property
-    def outcome(self) -> str:
-        """passed, failed or not-checked."""
-
-    @property
-    def facts(self) -> Sequence[tuple[str, str]]:
-        """Names and values; empty values are not shown."""
-
-    @property
-    def checks(self) -> Sequence[Check]:
-        """The checks of this step."""
 
 
 def tree_lines(title: str, steps: Sequence[Step], end: str, style: str) -> list[Line]:
