@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_snp_report import any_report
 
@@ -110,6 +110,7 @@ def test_an_unknown_cpu_needs_a_certificate_all_the_same() -> None:
     assert not claims.ok
 
 
+@settings(deadline=None)
 @given(any_report(), st.booleans())
 def test_no_report_verifies_without_its_certificate(report: Report, others: bool) -> None:
     claims = judge(Evidence("snp", encode_report(report)), *(VENDOR.snp().certificates if others else ()))

@@ -101,7 +101,7 @@ def test_any_other_root_is_untrusted(chip: Chip) -> None:
     assert not claims.simulated
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, SIGNED_SIZE - 1), st.integers(1, 255))
 def test_a_changed_byte_of_the_signed_part_never_verifies(chip: Chip, position: int, change: int) -> None:
     raw = bytearray(chip.evidence().report)
@@ -113,7 +113,7 @@ def test_a_changed_byte_of_the_signed_part_never_verifies(chip: Chip, position: 
     assert "snp-signature-invalid" in failures(claims)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 143), st.integers(1, 255))
 def test_a_changed_byte_of_the_signature_never_verifies(chip: Chip, position: int, change: int) -> None:
     raw = bytearray(chip.evidence().report)
@@ -121,7 +121,7 @@ def test_a_changed_byte_of_the_signature_never_verifies(chip: Chip, position: in
     assert failures(chip.claims(bytes(raw))) == ["snp-signature-invalid"]
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.integers(0, 2), st.integers(0, 1500), st.integers(1, 255))
 def test_a_changed_byte_of_a_certificate_never_verifies(chip: Chip, which: int, position: int, change: int) -> None:
     chain = list(chip.evidence().certificates)
@@ -135,7 +135,7 @@ def test_a_changed_byte_of_a_certificate_never_verifies(chip: Chip, which: int, 
     assert not claims.ok
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=400), st.integers(0, 1400))
 def test_certificates_cut_and_spliced_are_malformed_or_fail(chip: Chip, junk: bytes, place: int) -> None:
     chain = chip.evidence().certificates
