@@ -158,7 +158,9 @@ def moment(text: str | None) -> datetime:
         return datetime.now(UTC)
     try:
         found = datetime.fromisoformat(text)
-    except ValueError as error:
+        if found.tzinfo is not None:
+            found = found.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise UsageError(
             "time-malformed", "not a time", expected="RFC 3339, as 2026-11-23T12:00:00Z", found=text
         ) from error
@@ -166,7 +168,7 @@ def moment(text: str | None) -> datetime:
         raise UsageError(
             "time-malformed", "the time has no zone", expected="RFC 3339, as 2026-11-23T12:00:00Z", found=text
         )
-    return found.astimezone(UTC)
+    return found
 
 
 SENTENCES = {

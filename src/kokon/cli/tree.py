@@ -19,25 +19,30 @@ def tree_lines(title: str, steps: Sequence[Step], end: str, style: str) -> list[
     for number, step in enumerate(steps, start=1):
         last = number == len(steps)
         mark, colour = MARKS[step.outcome]
-        lines.append((("└─ " if last else "├─ ", "dim"), (mark, colour), (f"  {step.title}", "")))
+        lines.append((("└─ " if last else "├─ ", "dim"), (mark, colour), (_line(f"  {step.title}"), "")))
         lines += [(("   " if last else "│  ", "dim"), *line) for line in _details(step)]
     return [*lines, (), ((end, style),)]
 
 
 def _details(step: Step) -> list[Line]:
-    lines: list[Line] = [(("          " + f"{name}: {value}", "dim"),) for name, value in step.facts if value]
+    lines: list[Line] = [(("          " + _line(f"{name}: {value}"), "dim"),) for name, value in step.facts if value]
     done = [check.name for check in step.checks if check.outcome == "passed"]
     if done:
-        lines.append((("          checked: " + ", ".join(done), "dim"),))
+        lines.append((("          checked: " + _line(", ".join(done)), "dim"),))
     for check in step.checks:
         if check.outcome == "passed":
             continue
         style = MARKS[check.outcome][1]
         what = "failed" if check.outcome == "failed" else "not checked"
-        lines.append(((f"          {what}: {check.name} [{check.code}]", style),))
+        lines.append(((_line(f"          {what}: {check.name} [{check.code}]"), style),))
         said = {name: getattr(check, name) for name in ("expected", "found", "hint")}
-        lines += [((f"            {name}: {text}", ""),) for name, text in said.items() if text]
+        lines += [((_line(f"            {name}: {text}"), ""),) for name, text in said.items() if text]
     return lines
+
+
+def _line(text: str) -> str:
+    """On one line, whatever a certificate's name holds: nothing that a stranger wrote begins a line of its own."""
+    return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
 def plain(lines: Iterable[Line]) -> str:

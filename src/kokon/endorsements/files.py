@@ -224,7 +224,7 @@ def _named(path: Path, found: _Found) -> None:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """The regular files below a folder, in order of their names; links are not followed."""
+    """The regular files below a folder, in order of their names; links to folders are not followed."""
     count = 0
     folders = [(folder, 0)]
     while folders:
@@ -245,10 +245,19 @@ def _walk(folder: Path) -> Iterator[Path]:
                     expected=f"<= {FILES_LIMIT}",
                     hint="make a bundle of what is needed: kokon endorsements bundle",
                 )
-            if entry.is_dir(follow_symlinks=False) and depth < DEPTH_LIMIT:
-                folders.append((Path(entry.path), depth + 1))
-            elif entry.is_file():
+            if entry.is_dir(follow_symlinks=False):
+                if depth < DEPTH_LIMIT:
+                    folders.append((Path(entry.path), depth + 1))
+            elif _is_file(entry):
                 yield Path(entry.path)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """A regular file, or a link to one; a link that leads nowhere or in a circle is none."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _plausible(path: Path) -> bytes | None:

@@ -46,6 +46,10 @@ _PKCS1: Final[Mapping[ObjectIdentifier, HashAlgorithm]] = {
     SignatureAlgorithmOID.RSA_WITH_SHA512: SHA512(),
 }
 RSA_MINIMUM: Final = 2048
+RSA_MAXIMUM: Final = 8192
+EXPONENT_MAXIMUM: Final = 1 << 32
+"""Beyond these a signature check takes long, and no vendor goes there."""
+
 CURVES: Final = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 # AMD's VCEKs carry serial number 0, and some makers of TPMs long names. A warning for each would hide real ones.
@@ -130,7 +134,7 @@ def verify_signature(
             if not isinstance(key.curve, CURVES) or algorithm not in _ECDSA:
                 return False
             key.verify(signature, signed, ec.ECDSA(_ECDSA[algorithm]))
-        elif isinstance(key, rsa.RSAPublicKey) and key.key_size >= RSA_MINIMUM:
+        elif isinstance(key, rsa.RSAPublicKey) and _plausible(key):
             if algorithm == SignatureAlgorithmOID.RSASSA_PSS:
                 key.verify(signature, signed, padding.PSS(padding.MGF1(SHA384()), _SALT), SHA384())
             elif algorithm in _PKCS1:
@@ -142,6 +146,10 @@ def verify_signature(
     except InvalidSignature:
         return False
     return True
+
+
+def _plausible(key: rsa.RSAPublicKey) -> bool:
+    return RSA_MINIMUM <= key.key_size <= RSA_MAXIMUM and key.public_numbers().e < EXPONENT_MAXIMUM
 
 
 @lru_cache(maxsize=REMEMBERED)

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from kokon.errors import MalformedError
 from kokon.tee.anchors import VENDORS, check_root, is_simulated
@@ -19,6 +19,9 @@ from kokon.tee.endorsements import Endorsements, SignedDocument
 from kokon.tee.evidence import Check, Claims, Need, canonical_digest, failed, not_checked, passed
 from kokon.tee.path import build_path, check_path
 from kokon.tee.revocation import RevocationList, check_path_revoked, parse_crl
+
+SUBJECTS_LIMIT: Final = 256
+"""Certificates, lists and documents that are verified together; the pool for each holds all the others."""
 
 
 def verify_certificate(der: bytes, endorsements: Endorsements, now: datetime) -> Claims:
@@ -91,7 +94,7 @@ def verify_document(document: SignedDocument, endorsements: Endorsements, now: d
         details = {"tee": identity.tee, "tcb_evaluation_data_number": identity.evaluation}
     needs = tuple(replace(need, required=False) for need in issued.needs)
     canonical = canonical_digest(document.kind, document.body, b"")
-    return _claims(document.kind, (), endorsements, issued.checks, details, canonical, needs)
+    return _claims(document.kind, issued.path, endorsements, issued.checks, details, canonical, needs)
 
 
 def verify_all(subject: Endorsements, endorsements: Endorsements, now: datetime) -> Claims:
@@ -99,6 +102,11 @@ def verify_all(subject: Endorsements, endorsements: Endorsements, now: datetime)
 
     Raises `MalformedError` for one that does not parse, or if there is nothing in it (`endorsements-empty`).
     """
+    count = len(subject.documents) + len(subject.crls) + len(subject.certificates)
+    if count > SUBJECTS_LIMIT:
+        raise MalformedError(
+            "endorsements-crowded", "too much to verify at once", expected=f"<= {SUBJECTS_LIMIT}", found=count
+        )
     together = endorsements | subject
     made = [verify_document(document, together, now) for document in subject.documents]
     made += [verify_crl(der, together, now) for der in subject.crls]

@@ -14,6 +14,8 @@ from kokon.tee.evidence import Check, failed, passed
 
 PATH_LIMIT: Final = 6
 """Certificates in a path; AWS has the longest with five."""
+COPIES: Final = 16
+"""Certificates for one name and key that are told apart by their own signatures."""
 
 
 def build_path(leaf: Certificate, pool: Iterable[Certificate], now: datetime) -> tuple[Certificate, ...]:
@@ -31,9 +33,18 @@ def build_path(leaf: Certificate, pool: Iterable[Certificate], now: datetime) ->
         if not named:
             break
         signed = [candidate for candidate in named if candidate.issued(child)]
-        current = [candidate for candidate in signed if candidate.not_before <= now < candidate.not_after]
-        path.append((current or signed or named)[0])
+        sound = _issued_themselves(signed, known)
+        current = [candidate for candidate in sound if candidate.not_before <= now < candidate.not_after]
+        path.append((current or sound or named)[0])
     return tuple(path)
+
+
+def _issued_themselves(signed: list[Certificate], known: tuple[Certificate, ...]) -> list[Certificate]:
+    """Of several certificates for the key that signed, those that were themselves signed by one at hand; all, if none
+    was: an altered copy must not stand in the way of the genuine one."""
+    if len(signed) < 2:
+        return signed
+    return [one for one in signed[:COPIES] if any(issuer.issued(one) for issuer in known)] or signed
 
 
 def check_path(path: tuple[Certificate, ...], now: datetime) -> Iterator[Check]:

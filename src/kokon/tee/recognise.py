@@ -26,6 +26,7 @@ _HEX: Final = re.compile(rb"(0x)?[0-9a-fA-F\s]+\Z")
 _BASE64: Final = re.compile(rb"[A-Za-z0-9+/_\s-]+={0,2}\s*\Z")
 _BLANKS: Final = b" \t\r\n\v\f"
 _STANDARD: Final = bytes.maketrans(b"-_", b"+/")
+_MORE: Final = "additional_evidence"
 _INNER: Final = ("tee-evidence", "primary_evidence", "evidence")
 """Members that hold evidence in the KBS protocol's and the attestation service's messages (kbs.md, a.4)."""
 
@@ -96,6 +97,7 @@ def _from_value(value: Any, tees: Mapping[str, str], left: int) -> Evidence | No
         return _recognise(value.encode(), tees, left - 1)
     if not isinstance(value, dict):
         return None
+    _refuse_more(value)
     for name in _INNER:
         if name in value:
             return _from_value(value[name], tees, left - 1)
@@ -103,6 +105,18 @@ def _from_value(value: Any, tees: Mapping[str, str], left: int) -> Evidence | No
     if isinstance(requests, list) and len(requests) == 1:
         return _from_value(requests[0], tees, left - 1)
     return _from_envelope(value, tees)
+
+
+def _refuse_more(value: Mapping[str, Any]) -> None:
+    """Evidence of further devices is not verified here, and must not seem to be."""
+    if value.get(_MORE) not in (None, "", "{}") or sum(name in value for name in _INNER) > 1:
+        raise MalformedError(
+            "evidence-composite",
+            "the message carries evidence of several devices",
+            expected="evidence of one enclave",
+            found=", ".join(sorted(set(value) & {*_INNER, _MORE})),
+            hint="take them apart and verify each by itself",
+        )
 
 
 def _from_envelope(value: Mapping[str, Any], tees: Mapping[str, str]) -> Evidence | None:

@@ -20,6 +20,8 @@ from kokon.tee.evidence import Check, failed, not_checked, passed
 
 CRL_LIMIT: Final = 8 << 20
 ENTRIES_LIMIT: Final = 200_000
+LISTS_REMEMBERED: Final = 32
+"""Vendors have a dozen lists; each may be large."""
 _UNDERSTOOD: Final = (ExtensionOID.CRL_NUMBER, ExtensionOID.AUTHORITY_KEY_IDENTIFIER)
 
 
@@ -75,7 +77,7 @@ def parse_crl(der: bytes) -> RevocationList:
         raise MalformedError("crl-malformed", "a revocation list does not parse", found=error) from error
 
 
-@lru_cache(maxsize=REMEMBERED // 4)
+@lru_cache(maxsize=LISTS_REMEMBERED)
 def _parse(der: bytes) -> RevocationList:
     crl = x509.load_der_x509_crl(der)
     if crl.public_bytes(Encoding.DER) != der:

@@ -6,7 +6,7 @@ and its event log); it is verified and, if there is a policy, appraised.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -20,13 +20,14 @@ from kokon.tee.endorsed import nothing, verify_all
 from kokon.tee.endorsements import Endorsements
 from kokon.tee.eventlog.log import looks_like_event_log, parse_event_log
 from kokon.tee.eventlog.replay import replay
-from kokon.tee.evidence import Claims, Evidence, Need
+from kokon.tee.evidence import Check, Claims, Evidence, Need, failed
 from kokon.tee.recognise import recognise
 from kokon.tee.registry import TEES, tee, verify
 from kokon.tee.vtpm.assemble import assemble
 from kokon.verifier.verdict import Verdict, unreadable
 
 EVENT_LOG: Final = "event-log"
+_LOGGED: Final = ("tdx", "tpm", "az-snp-vtpm", "az-tdx-vtpm")
 _ASSEMBLED: Final = ("tpm", "az-snp-vtpm", "az-tdx-vtpm")
 
 Completion = Callable[[Callable[[Endorsements], Claims], Endorsements], Claims]
@@ -79,8 +80,10 @@ def find_evidence(data: bytes, pieces: Sequence[bytes] = (), tees: Mapping[str, 
         return None
     evidence = recognise(data, tees)
     if evidence is not None and evidence.tee not in _ASSEMBLED:
-        logs = [piece for piece in pieces if looks_like_event_log(piece)]
-        return _with_log(evidence, logs[0]) if len(logs) == 1 else evidence
+        logs = tuple(dict.fromkeys(piece for piece in pieces if looks_like_event_log(piece)))
+        if len(logs) > 1:
+            raise _ambiguous("several were given")
+        return _with_log(evidence, logs[0]) if logs else evidence
     joined = _assembled(data, pieces)
     if joined is None or evidence is None:
         return joined if evidence is None else evidence
@@ -93,9 +96,22 @@ def _first(pieces: Sequence[bytes], tees: Mapping[str, str]) -> Evidence | None:
 
 
 def _with_log(evidence: Evidence | None, log: bytes) -> Evidence | None:
-    if evidence is None or EVENT_LOG in evidence.parts:
-        return evidence
+    if evidence is None:
+        return None
+    if evidence.parts.get(EVENT_LOG, log) != log:
+        raise _ambiguous("the evidence carries another")
+    if evidence.tee not in _LOGGED:
+        raise MalformedError(
+            "event-log-useless",
+            "no event log belongs to this evidence",
+            expected=", ".join(_LOGGED),
+            found=evidence.tee,
+        )
     return replace(evidence, parts=dict(evidence.parts) | {EVENT_LOG: log})
+
+
+def _ambiguous(found: str) -> MalformedError:
+    return MalformedError("event-log-ambiguous", "which event log is meant?", expected="one event log", found=found)
 
 
 def _assembled(data: bytes, pieces: Iterable[bytes]) -> Evidence | None:
@@ -137,7 +153,19 @@ def _endorsement(data: bytes, question: Question, now: datetime, complete: Compl
             hint="the parts of a TPM's quote are given with --endorsements",
         )
     claims = complete(lambda pool: verify_all(subject, pool, now), question.endorsements)
-    return Verdict(claims.tee, now, claims.checks, claims)
+    return Verdict(claims.tee, now, (*claims.checks, *_not_evidence(claims, question)), claims)
+
+
+def _not_evidence(claims: Claims, question: Question) -> Iterator[Check]:
+    """An endorsement says nothing about a workload: who asks by a policy asked for something else."""
+    if question.policy is not None:
+        yield failed(
+            "evidence",
+            "evidence-expected",
+            expected="evidence, to be held against the policy",
+            found=claims.tee,
+            hint="--no-policy answers whether an endorsement itself is genuine",
+        )
 
 
 def _half(what: str, now: datetime) -> Verdict:

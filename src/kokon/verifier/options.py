@@ -13,8 +13,10 @@ from kokon.appraisal.policy_file import parse_policy
 from kokon.appraisal.reference import ReferenceValues
 from kokon.appraisal.reference_file import parse_references
 from kokon.endorsements import files
-from kokon.errors import UsageError
+from kokon.endorsements.bundle import BUNDLE_LIMIT
+from kokon.errors import MalformedError, UsageError
 from kokon.tee.endorsements import Endorsements
+from kokon.tee.eventlog.log import looks_like_event_log
 from kokon.tee.recognise import EVIDENCE_LIMIT
 from kokon.verifier.examine import Question, examine
 from kokon.verifier.verdict import Verdict
@@ -49,7 +51,12 @@ def run(request: Request, note: Callable[[str], None]) -> Verdict:
 
     Raises `UsageError` for options that make no sense and files that cannot be read.
     """
-    question = ask(request)
+    try:
+        question = ask(request)
+    except MalformedError as error:
+        raise UsageError(
+            "option-malformed", error.message, expected=error.expected, found=error.found, hint=error.hint
+        ) from error
     if request.endorsements:
         return examine(request.data, question, request.now)
     return examine(request.data, question, request.now, _completion(request, note))
@@ -57,13 +64,20 @@ def run(request: Request, note: Callable[[str], None]) -> Verdict:
 
 def ask(request: Request) -> Question:
     """The question that the options stand for. Raises `UsageError`, and `MalformedError` for policy and references."""
+    held_against = (request.policy, *request.references, *request.measurements, request.host_data, request.report_data)
+    if request.no_policy and any(held_against):
+        raise UsageError("options-contradict", "--no-policy leaves nothing to hold the evidence against")
     named = [path for path in request.endorsements if not path.is_dir()]
-    pieces = [read(path, EVIDENCE_LIMIT) for path in named]
-    useful = [path for path, piece in zip(named, pieces, strict=True) if files.parse(piece) is not None]
-    folders = [path for path in request.endorsements if path.is_dir()]
-    known = files.load([*folders, *useful])
+    contents = [read(path, BUNDLE_LIMIT) for path in named]
+    known = files.load([path for path in request.endorsements if path.is_dir()])
+    for content in contents:
+        known |= files.parse(content) or Endorsements()
+    pieces = [content for content in contents if len(content) <= EVIDENCE_LIMIT]
     if request.event_log is not None:
-        pieces.append(read(request.event_log, EVIDENCE_LIMIT))
+        log = read(request.event_log, EVIDENCE_LIMIT)
+        if not looks_like_event_log(log):
+            raise UsageError("event-log-unrecognised", f"{request.event_log} is no event log that Kokon knows")
+        pieces.append(log)
     accepted = frozenset(text.lower() for text in request.accept_simulated)
     return Question(
         endorsements=replace(known, accepted_simulated=known.accepted_simulated | accepted),

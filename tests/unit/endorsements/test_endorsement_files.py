@@ -216,3 +216,9 @@ def test_an_inventory_says_what_things_are() -> None:
     assert listed.state(listed.begins - timedelta(seconds=1)) == "not yet valid"
     assert items["enrolled key", "ab" * 32].state(NOW) == "no end"
     assert items["enrolled key", "ab" * 32].as_dict(NOW)["not_after"] is None
+
+
+def test_a_link_in_a_circle_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "nowhere").symlink_to("absent")
+    assert load([tmp_path]) == Endorsements()

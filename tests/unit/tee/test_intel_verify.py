@@ -470,3 +470,14 @@ def test_quotes_without_a_certificate() -> None:
 
 def test_encoding_is_that_of_the_parser() -> None:
     assert parse_quote(encode_quote(QUOTE)) == QUOTE
+
+
+def test_a_crowd_of_certificates_in_a_quote() -> None:
+    with pytest.raises(MalformedError, match="quote-malformed"):
+        examine(with_chain(pem(PCK, CA, ROOT) * 3))
+
+
+def test_whose_key_it_was_is_part_of_the_canonical_form() -> None:
+    other = replace(PCK, key=ec.generate_private_key(ec.SECP256R1()))
+    genuine, stranger = examine(with_chain(pem(PCK, CA))), examine(with_chain(pem(other, CA)))
+    assert genuine.canonical != stranger.canonical

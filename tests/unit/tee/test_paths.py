@@ -6,6 +6,8 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import SignatureAlgorithmOID
 from hypothesis import given, settings
@@ -150,3 +152,23 @@ def test_sha1_signatures_do_not_count() -> None:
     for algorithm in (SignatureAlgorithmOID.ECDSA_WITH_SHA1, SignatureAlgorithmOID.RSA_WITH_SHA1):
         assert not verify_signature(root.key, algorithm, root.signature, root.signed)
     assert verify_signature(root.key, root.algorithm, root.signature, root.signed)
+
+
+def test_an_altered_copy_does_not_stand_in_the_way() -> None:
+    altered = bytearray(MIDDLE.der)
+    altered[-1] ^= 1
+    copy = parse_certificate(bytes(altered))
+    for pool in ([copy, MIDDLE.certificate, ROOT.certificate], [MIDDLE.certificate, ROOT.certificate, copy]):
+        path = build_path(LEAF.certificate, pool, NOW)
+        assert all(check.outcome == "passed" for check in check_path(path, NOW))
+    path = build_path(LEAF.certificate, [copy, ROOT.certificate], NOW)
+    assert [check.code for check in check_path(path, NOW) if check.outcome == "failed"] == ["chain-broken"]
+
+
+def test_keys_that_take_long_are_refused_unseen() -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    numbers = rsa.RSAPublicNumbers((1 << 2047) + 1, key.public_key().public_numbers().n)
+    slow = numbers.public_key()
+    signature = key.sign(b"x", PKCS1v15(), SHA256())
+    assert verify_signature(key.public_key(), SignatureAlgorithmOID.RSA_WITH_SHA256, signature, b"x")
+    assert not verify_signature(slow, SignatureAlgorithmOID.RSA_WITH_SHA256, signature, b"x")

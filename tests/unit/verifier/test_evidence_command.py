@@ -9,9 +9,14 @@ from typing import Any
 
 import pytest
 
+from kokon.appraisal.step import Step
 from kokon.cli.main import main
+from kokon.cli.tree import plain, tree_lines
 from kokon.endorsements.bundle import encode_bundle
-from kokon.tee.evidence import Evidence
+from kokon.errors import MalformedError
+from kokon.tee.endorsed import verify_all
+from kokon.tee.endorsements import Endorsements
+from kokon.tee.evidence import Evidence, failed
 from kokon.testing.vendor import FakeVendor
 from kokon.testing.vendor.eventlog import CC_BOOT
 
@@ -245,10 +250,62 @@ def test_show(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_endorsements_are_verified_for_themselves(desk: Desk) -> None:
     evidence = desk.vendor.tdx()
-    status, verdict = desk.verify(desk.bundle(evidence), *desk.accept())
+    status, verdict = desk.verify(desk.bundle(evidence), *desk.accept(), "--no-policy")
     assert (status, verdict["outcome"], verdict["kind"]) == (0, "verified", "collateral")
-    status, verdict = desk.verify(desk.bundle(evidence))
-    assert status == 1
+    assert verdict["simulated"] is True
+    assert desk.verify(desk.bundle(evidence), "--no-policy")[0] == 1
+    status, verdict = desk.verify(desk.bundle(evidence), *desk.accept(), "--measurement", "11" * 48)
+    assert (status, [reason["code"] for reason in verdict["reasons"]]) == (1, ["evidence-expected"])
+
+
+def test_too_many_endorsements_at_once() -> None:
+    crowd = Endorsements(crls=tuple(bytes(number) for number in range(300)))
+    with pytest.raises(MalformedError, match="endorsements-crowded"):
+        verify_all(crowd, Endorsements(), NOW)
+
+
+def test_event_logs_that_do_not_belong(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    evidence, short = desk.vendor.tdx(log=True), desk.vendor.tdx(log=True, events=CC_BOOT[:-1])
+    quote, bundle = desk.put("quote.bin", evidence.report), desk.bundle(evidence)
+    logs = [desk.put(f"log{number}", each.parts["event-log"]) for number, each in enumerate((evidence, short))]
+    words = ["--endorsements", str(bundle), *desk.accept(), "--no-policy"]
+    both = [word for log in logs for word in ("--endorsements", str(log))]
+    assert desk.verify(quote, *words, *both)[1]["reasons"][0]["code"] == "event-log-ambiguous"
+    own = desk.put("own.json", json.dumps(desk.vendor.envelope(evidence)).encode())
+    assert desk.verify(own, *words, "--event-log", str(logs[0]))[0] == 0
+    assert desk.verify(own, *words, "--event-log", str(logs[1]))[1]["reasons"][0]["code"] == "event-log-ambiguous"
+    sgx = desk.put("sgx.bin", desk.vendor.sgx().report)
+    assert desk.verify(sgx, *words, "--event-log", str(logs[0]))[1]["reasons"][0]["code"] == "event-log-useless"
+    assert main(["evidence", "verify", str(quote), *words, "--event-log", str(bundle), "--json"]) == 2
+    assert json.loads(capsys.readouterr().err)["error"]["code"] == "event-log-unrecognised"
+
+
+def test_options_that_make_no_sense(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(desk.put("report", desk.vendor.snp().report))
+    for words, code in (
+        (["--measurement", "zz"], "option-malformed"),
+        (["--references", str(desk.put("references", b"[[reference]]\nmeasuring = 1\n"))], "option-malformed"),
+        (["--at", "0001-01-01T00:00:00+14:00"], "time-malformed"),
+        (["--no-policy", "--measurement", "11"], "options-contradict"),
+    ):
+        assert main(["evidence", "verify", file, *words, "--json"]) == 2, words
+        assert json.loads(capsys.readouterr().err)["error"]["code"] == code
+
+
+def test_evidence_of_several_devices_is_not_taken_for_one(desk: Desk) -> None:
+    envelope = desk.vendor.envelope(desk.vendor.snp())
+    for message in (
+        {"tee-evidence": {"primary_evidence": envelope, "additional_evidence": '{"nvidia": {}}'}},
+        {"primary_evidence": envelope, "evidence": envelope},
+    ):
+        _, verdict = desk.verify(desk.put("message.json", json.dumps(message).encode()))
+        assert [reason["code"] for reason in verdict["reasons"]] == ["evidence-composite"]
+
+
+def test_a_name_with_line_breaks_stays_on_its_line() -> None:
+    bad = failed("x\ny", "root-untrusted", found="b\r\nVerified")
+    text = plain(tree_lines("t", (Step("root", "a\nVerified", (bad,), (("n", "c\nd"),)),), "end", ""))
+    assert not any(line.startswith(("Verified", "y", "d")) for line in text.splitlines())
 
 
 def test_standard_input(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

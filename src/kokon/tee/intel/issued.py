@@ -35,6 +35,7 @@ class Issued(Generic[_Content]):
     needs: tuple[Need, ...] = ()
     starts: tuple[datetime, ...] = ()
     ends: tuple[datetime, ...] = ()
+    path: tuple[Certificate, ...] = ()
 
 
 def find_tcb_info(
@@ -113,6 +114,7 @@ def _best(
         chain.needs if chain else (),
         (content.issue_date, *(chain.starts if chain else ())),
         (content.next_update, *(chain.ends if chain else ())),
+        chain.path if chain else (),
     )
 
 

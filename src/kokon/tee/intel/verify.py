@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -29,6 +29,9 @@ from kokon.tee.intel.pck import SGX_EXTENSION, SGX_TYPES, PckExtension, parse_pc
 from kokon.tee.intel.pem import CERTIFICATE, read_blocks
 from kokon.tee.intel.quote import INTEL_QE, PCK_LEAF, Quote, encode_enclave_report, parse_platform_id
 from kokon.tee.intel.tcb import TcbResult, check_qe, check_qe_debug, enclave_level, evaluate_tcb
+
+EMBEDDED_LIMIT: Final = 8
+"""Certificates in a quote; a chain of Intel's has three."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class Platform:
     advisories: tuple[str, ...] = ()
     tcb: Mapping[str, int] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    signer: bytes = b""
+    """DER SubjectPublicKeyInfo of the PCK, which says whose attestation key it is; b"" without one."""
 
     @property
     def product(self) -> str:
@@ -86,6 +91,7 @@ def verify_platform(quote: Quote, tee: str, endorsements: Endorsements, now: dat
         advisories=result.advisories,
         tcb=_components("sgx", pck.components) | {"pcesvn": pck.pce_svn},
         details=_details(pck, result, qe_level, chain, identity, info, now),
+        signer=leaf.spki,
     )
 
 
@@ -162,7 +168,15 @@ def embedded_certificates(quote: Quote) -> tuple[Certificate, ...]:
 
 @lru_cache(maxsize=REMEMBERED // 8)
 def _parse_chain(data: bytes) -> tuple[Certificate, ...]:
-    return tuple(parse_certificate(der) for der in read_blocks(data, CERTIFICATE))
+    blocks = read_blocks(data, CERTIFICATE)
+    if len(blocks) > EMBEDDED_LIMIT:
+        raise MalformedError(
+            "quote-malformed",
+            "too many certificates in the quote",
+            expected=f"<= {EMBEDDED_LIMIT}",
+            found=len(blocks),
+        )
+    return tuple(parse_certificate(der) for der in blocks)
 
 
 def check_embedded(embedded: tuple[Certificate, ...], pool: Pool) -> Iterator[Check]:

@@ -56,7 +56,7 @@ def verify(evidence: Evidence, endorsements: Endorsements, now: datetime) -> Cla
         security_version=body.isv_svn,
         details=describe_quote(quote, body) | dict(platform.details),
         needs=platform.needs,
-        canonical=canonical_digest("sgx", quote.signed, quote.attestation_key),
+        canonical=canonical_digest("sgx", quote.signed, quote.attestation_key + platform.signer),
     )
 
 

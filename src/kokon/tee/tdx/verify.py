@@ -73,7 +73,7 @@ def verify(evidence: Evidence, endorsements: Endorsements, now: datetime) -> Cla
         advisories=platform.advisories,
         details=describe_quote(quote, body) | dict(platform.details),
         needs=platform.needs,
-        canonical=canonical_digest("tdx", quote.signed, quote.attestation_key),
+        canonical=canonical_digest("tdx", quote.signed, quote.attestation_key + platform.signer),
     )
 
 
