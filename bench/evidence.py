@@ -228,6 +228,7 @@ def _imports(setting: Setting) -> list[Row]:
     programs = {
         "import cryptography.x509": "import cryptography.x509",
         "import kokon.tee (aim 1.5)": "import kokon.tee",
+        "from kokon.tee import verify": "from kokon.tee import verify",
         "import what verifies SNP reports": "from kokon.tee.registry import tee; tee('snp')",
     }
     empty = _started(setting, "pass")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 from kokon.appraisal.result import AttestationResult
@@ -12,6 +12,10 @@ from kokon.errors import KokonError
 from kokon.tee.evidence import Check, Claims, Need
 
 Outcome = Literal["accepted", "verified", "refused", "incomplete"]
+
+ISSUER: Final = "kokon evidence verify"
+EAR_LIFETIME: Final = timedelta(minutes=5)
+"""The EAR in a verdict is not signed: it is for whoever ran the command, now."""
 
 STATUS: Final[Mapping[Outcome, int]] = {"accepted": 0, "verified": 0, "refused": 1, "incomplete": 3}
 """The exit status that scripts see."""
@@ -81,6 +85,7 @@ class Verdict:
             members["policy"] = result.policy
             members["ear.status"] = result.status
             members["ear.trustworthiness-vector"] = dict(result.vector)
+            members["ear"] = result.as_ear(self.at, EAR_LIFETIME, issuer=ISSUER, verbose=False)
         return members
 
 

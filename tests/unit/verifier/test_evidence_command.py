@@ -104,6 +104,9 @@ def test_policy_and_references(desk: Desk) -> None:
     assert [reason["code"] for reason in verdict["reasons"]] == ["measurement-unknown"]
     status, verdict = desk.verify(file, *words, "--measurement", "22" * 48, "--measurement", "11" * 48)
     assert (status, verdict["outcome"], verdict["ear.status"]) == (0, "accepted", "affirming")
+    ear = verdict["ear"]
+    assert ear["submods"]["cpu0"]["ear.status"] == "affirming"
+    assert ear["submods"]["cpu0"]["ear.trustworthiness-vector"] == verdict["ear.trustworthiness-vector"]
     references = desk.put("references.toml", b'[[reference]]\nmeasurement = "%s"\n' % (b"11" * 48))
     assert desk.verify(file, *words, "--references", str(references))[0] == 0
     status, verdict = desk.verify(file, *words, "--references", str(references), "--report-data", "ff")
