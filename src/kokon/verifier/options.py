@@ -47,12 +47,12 @@ class Request:
 
 
 def run(request: Request, note: Callable[[str], None]) -> Verdict:
-    """The verdict. `note` is told of long waits.
+    """The verdict. `note` is told of long waits, and of files that are passed over.
 
     Raises `UsageError` for options that make no sense and files that cannot be read.
     """
     try:
-        question = ask(request)
+        question = ask(request, note)
     except MalformedError as error:
         raise UsageError(
             "option-malformed", error.message, expected=error.expected, found=error.found, hint=error.hint
@@ -62,16 +62,22 @@ def run(request: Request, note: Callable[[str], None]) -> Verdict:
     return examine(request.data, question, request.now, _completion(request, note))
 
 
-def ask(request: Request) -> Question:
-    """The question that the options stand for. Raises `UsageError`, and `MalformedError` for policy and references."""
+def ask(request: Request, note: Callable[[str], None]) -> Question:
+    """The question that the options stand for. `note` is told of endorsements that are damaged and passed over.
+
+    Raises `UsageError`, and `MalformedError` for policy and references.
+    """
     held_against = (request.policy, *request.references, *request.measurements, request.host_data, request.report_data)
     if request.no_policy and any(held_against):
         raise UsageError("options-contradict", "--no-policy leaves nothing to hold the evidence against")
     named = [path for path in request.endorsements if not path.is_dir()]
     contents = [read(path, BUNDLE_LIMIT) for path in named]
     known = files.load([path for path in request.endorsements if path.is_dir()])
-    for content in contents:
-        known |= files.parse(content) or Endorsements()
+    for path, content in zip(named, contents, strict=True):
+        parsed = files.parse(content)
+        if parsed is None and files.classify(content) is not None:
+            note(f"{path} looks like a {files.classify(content)} and does not parse: passed over")
+        known |= parsed or Endorsements()
     pieces = [content for content in contents if len(content) <= EVIDENCE_LIMIT]
     if request.event_log is not None:
         log = read(request.event_log, EVIDENCE_LIMIT)

@@ -197,6 +197,16 @@ def test_files_that_cannot_be_read(desk: Desk, capsys: pytest.CaptureFixture[str
         assert json.loads(capsys.readouterr().err)["error"]["code"] == code
 
 
+def test_damaged_endorsements_are_named_and_passed_over(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    evidence = desk.vendor.snp()
+    file, bundle = desk.put("report", evidence.report), desk.bundle(evidence)
+    damaged = desk.put("damaged.json", bundle.read_bytes()[:-30] + b"}")
+    words = ["evidence", "verify", str(file), "--no-policy", *desk.accept(), "--at", AT]
+    given = ["--endorsements", str(bundle), "--endorsements", str(damaged)]
+    assert main([*words, *given]) == 0
+    assert "damaged.json looks like a bundle and does not parse" in capsys.readouterr().err
+
+
 def test_half_of_something(desk: Desk) -> None:
     log = desk.put("log", desk.vendor.tdx(log=True).parts["event-log"])
     status, verdict = desk.verify(log)
