@@ -1,4 +1,6 @@
-"""What hardware says, verified: `verify(evidence, endorsements, now)` for every TEE, and `recognise(data)` for files.
+"""What hardware says, verified: `verify(evidence, endorsements, now)` for every TEE.
+
+`kokon.tee.recognise.recognise(data)` makes evidence out of files.
 
 Names are imported when they are first used: a guest that only makes evidence loads no verifier.
 """
@@ -10,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kokon.tee.endorsements import Endorsements
     from kokon.tee.evidence import Check, Claims, Evidence, Need
-    from kokon.tee.recognise import recognise
     from kokon.tee.registry import TEES, Tee, verify
 
-__all__ = ["TEES", "Check", "Claims", "Endorsements", "Evidence", "Need", "Tee", "recognise", "verify"]
+__all__ = ["TEES", "Check", "Claims", "Endorsements", "Evidence", "Need", "Tee", "verify"]
 
 _PLACES = {
     "Check": "kokon.tee.evidence",
@@ -23,7 +24,6 @@ _PLACES = {
     "Need": "kokon.tee.evidence",
     "TEES": "kokon.tee.registry",
     "Tee": "kokon.tee.registry",
-    "recognise": "kokon.tee.recognise",
     "verify": "kokon.tee.registry",
 }
 
