@@ -12,7 +12,7 @@ from typing import Final
 
 from kokon.errors import MalformedError
 from kokon.tee.certificates import parse_certificate
-from kokon.tee.eventlog.log import looks_like_event_log
+from kokon.tee.eventlog.log import ALGORITHMS, looks_like_event_log
 from kokon.tee.evidence import Evidence
 from kokon.tee.intel.pem import CERTIFICATE, read_blocks
 from kokon.tee.vtpm import hcl, tpm
@@ -172,7 +172,7 @@ def is_bincode(data: bytes) -> bool:
 
 
 def _is_signature(piece: bytes) -> bool:
-    return int.from_bytes(piece[:2], "big") in tpm.SCHEMES and int.from_bytes(piece[2:4], "big") in tpm.HASHES
+    return int.from_bytes(piece[:2], "big") in tpm.SCHEMES and int.from_bytes(piece[2:4], "big") in ALGORITHMS
 
 
 def _signature(piece: bytes) -> Iterator[Named]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from kokon.errors import HostError, MalformedError
-from kokon.tee.vtpm.tpm import HASHES, NUMBERS, Reader
+from kokon.tee.eventlog.log import ALGORITHMS
+from kokon.tee.vtpm.tpm import NUMBERS, Reader
 
 OWNER: Final = 0x40000001
 ENDORSEMENT: Final = 0x4000000B
@@ -98,7 +99,7 @@ def pcr_values(data: bytes, bank: str) -> tuple[int, dict[int, bytes]]:
     reader = Reader(answer(data), "PCR values", limit=ANSWER_LIMIT)
     counter, selections = reader.number(4), reader.number(4)
     indexes: list[int] = []
-    for _ in range(min(selections, len(HASHES))):
+    for _ in range(min(selections, len(ALGORITHMS))):
         number, size = reader.number(2), reader.number(1)
         bits = int.from_bytes(reader.take(size), "little")
         if number != NUMBERS[bank] and bits:

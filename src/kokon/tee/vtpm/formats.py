@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from kokon.errors import MalformedError
+from kokon.tee.eventlog.log import ALGORITHMS
 from kokon.tee.evidence import Evidence
 from kokon.tee.intel.pem import CERTIFICATE, read_blocks
 from kokon.tee.vtpm import hcl, tpm
@@ -201,7 +202,7 @@ def _pcrs(message: Message) -> tuple[str, dict[int, bytes]]:
         if index in values:
             raise MalformedError("tpm-malformed", "a PCR has two values", found=index)
         values[index] = one_bytes(entry, 2)
-    return tpm.HASHES.get(number, (f"{number:#06x}", 0))[0], values
+    return ALGORITHMS.get(number, (f"{number:#06x}", 0))[0], values
 
 
 def numbered(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, bytes]:

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAl
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from kokon.errors import MalformedError
-from kokon.tee.vtpm.tpm import HASHES, NUMBERS, Attest, Public, Reader, Signature, parse_signature
+from kokon.tee.eventlog.log import ALGORITHMS
+from kokon.tee.vtpm.tpm import NUMBERS, Attest, Public, Reader, Signature, parse_signature
 
 Key = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 Banks = Mapping[str, Mapping[int, bytes]]
@@ -126,9 +127,9 @@ def parse_pcrs(data: bytes) -> dict[str, dict[int, bytes]]:
     left = len(data)
     while left:
         number, count = reader.number(2), reader.number(1)
-        if number not in HASHES or number <= last:
+        if number not in ALGORITHMS or number <= last:
             reader.refuse("unknown bank, or out of order", f"above {last:#x}", f"{number:#x}")
-        name, size = HASHES[number]
+        name, size = ALGORITHMS[number]
         last = number
         banks[name] = _values(reader, count, size)
         left -= 3 + count * (1 + size)
@@ -151,7 +152,7 @@ def encode_pcrs(banks: Banks) -> bytes:
     out = bytearray()
     for number, name in sorted((NUMBERS.get(name, 0), name) for name in banks):
         values = banks[name]
-        if not number or any(len(value) != HASHES[number][1] for value in values.values()) or len(values) > PCRS:
+        if not number or any(len(value) != ALGORITHMS[number][1] for value in values.values()) or len(values) > PCRS:
             raise MalformedError("tpm-malformed", "PCR values of a wrong size or an unknown bank", found=name)
         if values and not 0 <= min(values) <= max(values) < PCRS:
             raise MalformedError("tpm-malformed", "no such PCR", expected=f"0..{PCRS - 1}", found=max(values))

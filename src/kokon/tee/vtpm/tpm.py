@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from kokon.errors import MalformedError
+from kokon.tee.eventlog.log import ALGORITHMS
 
 MAGIC: Final = b"\xff\x54\x43\x47"
 """TPM_GENERATED_VALUE: a restricted key signs nothing from outside that begins so."""
@@ -18,18 +19,7 @@ QUOTE: Final = 0x8018
 """TPM_ST_ATTEST_QUOTE."""
 ATTEST_LIMIT: Final = 4096
 
-HASHES: Final[Mapping[int, tuple[str, int]]] = {
-    0x0004: ("sha1", 20),
-    0x000B: ("sha256", 32),
-    0x000C: ("sha384", 48),
-    0x000D: ("sha512", 64),
-    0x0012: ("sm3", 32),
-    0x0027: ("sha3-256", 32),
-    0x0028: ("sha3-384", 48),
-    0x0029: ("sha3-512", 64),
-}
-"""Name and size by TPM_ALG_ID (TCG Algorithm Registry)."""
-NUMBERS: Final[Mapping[str, int]] = {name: number for number, (name, _size) in HASHES.items()}
+NUMBERS: Final[Mapping[str, int]] = {name: number for number, (name, _size) in ALGORITHMS.items()}
 """TPM_ALG_ID by name."""
 
 RSASSA: Final = 0x0014
@@ -194,12 +184,12 @@ def parse_attest(data: bytes) -> Attest:
 def _selections(reader: Reader) -> tuple[Selection, ...]:
     """TPML_PCR_SELECTION (Part 2, 10.9.7): bit n of byte m selects PCR 8 m + n."""
     count = reader.number(4)
-    if count > len(HASHES):
-        reader.refuse("too many PCR banks", f"<= {len(HASHES)}", count)
+    if count > len(ALGORITHMS):
+        reader.refuse("too many PCR banks", f"<= {len(ALGORITHMS)}", count)
     found: dict[str, Selection] = {}
     for _ in range(count):
         number = reader.number(2)
-        bank = HASHES.get(number, (f"{number:#06x}", 0))[0]
+        bank = ALGORITHMS.get(number, (f"{number:#06x}", 0))[0]
         size = reader.number(1)
         if size > 4 or bank in found:
             reader.refuse("a PCR selection is too long or given twice", "<= 4 bytes, once", f"{bank}, {size}")
@@ -212,9 +202,9 @@ def parse_signature(data: bytes) -> Signature:
     """A TPMT_SIGNATURE (Part 2, 11.3.4) with RSASSA, RSAPSS or ECDSA. Raises `MalformedError` (`tpm-malformed`)."""
     reader = Reader(data, "signature")
     scheme, number = reader.number(2), reader.number(2)
-    if scheme not in SCHEMES or number not in HASHES:
+    if scheme not in SCHEMES or number not in ALGORITHMS:
         reader.refuse("unknown scheme or hash", ", ".join(SCHEMES.values()), f"{scheme:#x}, {number:#x}")
-    name = HASHES[number][0]
+    name = ALGORITHMS[number][0]
     if scheme == ECDSA:
         r, s = (int.from_bytes(reader.sized(66), "big") for _ in range(2))
         signature = Signature(SCHEMES[scheme], name, r=r, s=s)
@@ -229,13 +219,13 @@ def parse_public(data: bytes) -> Public:
     (`tpm-malformed`)."""
     reader = Reader(data, "attestation key")
     kind, number, attributes = reader.number(2), reader.number(2), reader.number(4)
-    if kind not in (_RSA, _ECC) or number not in HASHES:
+    if kind not in (_RSA, _ECC) or number not in ALGORITHMS:
         reader.refuse("unknown kind of key or hash", "RSA or ECC", f"{kind:#x}, {number:#x}")
     policy = reader.sized(64)
     if reader.number(2) != _NULL:
         reader.refuse("it has a symmetric algorithm, so it encrypts", "a signing key", "another")
     scheme = _scheme(reader)
-    common = HASHES[number][0], attributes, policy, scheme
+    common = ALGORITHMS[number][0], attributes, policy, scheme
     if kind == _RSA:
         bits, exponent = reader.number(2), reader.number(4)
         modulus = int.from_bytes(reader.sized(512), "big")
@@ -257,6 +247,6 @@ def _scheme(reader: Reader) -> str:
     if number == _NULL:
         return ""
     hashed = reader.number(2)
-    if number not in SCHEMES or hashed not in HASHES:
+    if number not in SCHEMES or hashed not in ALGORITHMS:
         reader.refuse("unknown signature scheme", ", ".join(SCHEMES.values()), f"{number:#x}, {hashed:#x}")
-    return f"{SCHEMES[number]}-{HASHES[hashed][0]}"
+    return f"{SCHEMES[number]}-{ALGORITHMS[hashed][0]}"
