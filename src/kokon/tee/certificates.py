@@ -83,6 +83,9 @@ class Certificate:
     unknown: Mapping[str, bytes]
     fingerprint: str
     """SHA-256 of the DER SubjectPublicKeyInfo, lower-case hex."""
+    vouched: str = ""
+    """The fingerprint of the key that is known to have signed this, for certificates that are part of this program
+    (`snp.known`); empty for all others, whose signatures are checked."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Certificate) and self.der == other.der
@@ -97,7 +100,9 @@ class Certificate:
 
     def issued(self, other: Certificate) -> bool:
         """True if `other` names this certificate as its issuer and this key signed it."""
-        return other.issuer == self.subject and _signed(self, other.algorithm, other.signature, other.signed)
+        if other.issuer != self.subject:
+            return False
+        return other.vouched == self.fingerprint or _signed(self, other.algorithm, other.signature, other.signed)
 
 
 def parse_certificate(der: bytes) -> Certificate:
@@ -201,18 +206,20 @@ def _members(der: bytes, start: int, count: int) -> list[bytes]:
 def _parse(der: bytes) -> Certificate:
     certificate = x509.load_der_x509_certificate(der)
     check_unsigned_parts(der)
-    first, _end = _element(der, _element(der, 0)[0])
+    signed, _end = _element(der, 0)
+    first, end = _element(der, signed)
     # RFC 5280, 4.1: version, serial number, algorithm, issuer, validity, subject, key.
     _version, _serial, _algorithm, issuer, _validity, subject, spki = _members(der, first, 7)
     authority, path_length, signs, signs_lists = False, None, False, False
     unknown: dict[str, bytes] = {}
     for extension in certificate.extensions:
         value = extension.value
-        if isinstance(value, x509.BasicConstraints):
+        kind = type(value)  # `isinstance` asks an abstract base class each time, which is slow
+        if kind is x509.BasicConstraints:
             authority, path_length = value.ca, value.path_length
-        elif isinstance(value, x509.KeyUsage):
+        elif kind is x509.KeyUsage:
             signs, signs_lists = value.key_cert_sign, value.crl_sign
-        elif isinstance(value, x509.UnrecognizedExtension):
+        elif kind is x509.UnrecognizedExtension:
             if extension.critical:
                 raise ValueError(f"critical extension {extension.oid.dotted_string} is unknown")
             unknown[extension.oid.dotted_string] = value.value
@@ -230,7 +237,7 @@ def _parse(der: bytes) -> Certificate:
         key=certificate.public_key(),
         spki=spki,
         algorithm=certificate.signature_algorithm_oid,
-        signed=certificate.tbs_certificate_bytes,
+        signed=der[signed:end],
         signature=certificate.signature,
         unknown=unknown,
         fingerprint=hashlib.sha256(spki).hexdigest(),

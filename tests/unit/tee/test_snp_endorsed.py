@@ -208,7 +208,8 @@ def test_amds_own_certificates_come_after_others_and_before_refusal(monkeypatch:
     given = (forged, stranger.certificate)
     assert failures(judge(genuine, *given)) == ["simulated-root-refused"]
     selection.amd_authorities.cache_clear()
-    monkeypatch.setattr(selection, "amd_certificates", lambda: VENDOR.amd.chain("Milan"))
+    built_in = {der: parse_certificate(der) for der in VENDOR.amd.chain("Milan")}
+    monkeypatch.setattr(selection, "KNOWN", built_in)
     assert judge(genuine, *given).ok
     selection.amd_authorities.cache_clear()
 

@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 
 from kokon.errors import MalformedError
-from kokon.tee.certificates import REMEMBERED, Certificate, parse_certificate
+from kokon.tee.certificates import REMEMBERED, Certificate
 from kokon.tee.evidence import Evidence
-from kokon.tee.snp.amd import certificates as amd_certificates
 from kokon.tee.snp.extensions import ARC, ChipExtensions, parse_extensions
+from kokon.tee.snp.known import KNOWN, recall
 from kokon.tee.snp.report import SIGNED_SIZE, VCEK, VLEK, Report
 
 LEAF_NAMES: Final = {VCEK: "SEV-VCEK", VLEK: "SEV-VLEK"}
@@ -139,7 +139,7 @@ def _parse_own(certificates: tuple[bytes, ...]) -> list[Certificate]:
             expected=f"<= {CERTIFICATES_LIMIT}",
             found=len(certificates),
         )
-    return [parse_certificate(der) for der in certificates]
+    return [recall(der) for der in certificates]
 
 
 @lru_cache(maxsize=REMEMBERED)
@@ -153,7 +153,7 @@ def authorities(leaf: Certificate, came: tuple[bytes, ...], held: tuple[bytes, .
 @lru_cache(maxsize=REMEMBERED)
 def amd_authorities(leaf: Certificate) -> tuple[Certificate, ...]:
     """Those of AMD's own certificates, which are built in, whose names lead on from `leaf`."""
-    return _leading_on(leaf, _divide(amd_certificates()).others)
+    return _leading_on(leaf, tuple(KNOWN.values()))
 
 
 def _leading_on(leaf: Certificate, pool: tuple[Certificate, ...]) -> tuple[Certificate, ...]:
@@ -171,7 +171,7 @@ def _divide(ders: tuple[bytes, ...]) -> _Pool:
     others: list[Certificate] = []
     for der in dict.fromkeys(ders):
         try:
-            certificate = parse_certificate(der)
+            certificate = recall(der)
             if _is_leaf(certificate):
                 leaves.append((certificate, extensions_of(certificate)))
             else:
