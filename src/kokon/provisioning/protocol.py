@@ -1,4 +1,7 @@
-"""The key broker protocol 0.4.0, bytes to values and back, and its sessions. No sockets, files or clocks.
+"""The key broker protocol, bytes to values and back, and its sessions. No sockets, files or clocks.
+
+Versions 0.1.1, 0.2.0, 0.3.0 and 0.4.0 are spoken side by side: they differ in the form of the attestation and in what
+its report data covers. A session keeps the version that it was opened with.
 
 Facts: Confidential Containers, kbs attestation protocol. One handshake: Request -> Challenge (a nonce and a session),
 Attestation -> token. A session admits one attestation, whether it succeeds or fails, so that nothing can be replayed.
@@ -23,8 +26,9 @@ if TYPE_CHECKING:
     from kokon.jose.jwe import PublicKey
 
 VERSION = "0.4.0"
-TEES = ("snp",)
-"""TEE names of the protocol that this server has a verifier for."""
+VERSIONS = ("0.1.1", "0.2.0", "0.3.0", VERSION)
+TEES = ("snp", "tdx", "sgx", "tpm", "az-snp-vtpm", "az-tdx-vtpm", "nitro")
+"""TEE names of the protocol that this server has a verifier for; Nitro's is ours. `sample` proves nothing."""
 COOKIE = "kbs-session-id"
 ERROR_PREFIX = "https://github.com/confidential-containers/kbs/errors/"
 REQUEST_LIMIT = 64 << 10
@@ -37,18 +41,30 @@ _SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class Attestation:
-    """The guest's message: the nonce it answers, its key as JWK (rebuilt) and as key, evidence, launch document."""
+    """The guest's message: the nonce it answers, its key as JWK (rebuilt) and as key, evidence, launch document.
+
+    `nonce` is empty in versions whose message has none; `additional` is None before 0.4.0, which knows no composite
+    evidence.
+    """
 
     nonce: str
     jwk: dict[str, str]
     key: PublicKey
     evidence: Any
-    additional: str
+    additional: str | None
     init_data: bytes | None
 
 
-def parse_request(data: bytes) -> str:
-    """The TEE name of a Request of at most 64 KiB.
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What a Request says: the protocol's version and the TEE's name."""
+
+    version: str
+    tee: str
+
+
+def parse_request(data: bytes) -> Hello:
+    """A Request of at most 64 KiB.
 
     Raises `MalformedError` (`protocol-version`, `tee-unsupported`, and those of `kokon.wire`).
     """
@@ -57,15 +73,18 @@ def parse_request(data: bytes) -> str:
     tee = fields.text("tee", limit=32)
     fields.value("extra-params")
     fields.finish()
-    if version != VERSION:
+    if version not in VERSIONS:
         raise MalformedError(
-            "protocol-version", "this protocol version is not spoken here", expected=VERSION, found=repr(version)
+            "protocol-version",
+            "this protocol version is not spoken here",
+            expected=", ".join(VERSIONS),
+            found=repr(version),
         )
     if tee not in TEES:
         raise MalformedError(
             "tee-unsupported", "there is no verifier for this TEE", expected=" ".join(TEES), found=repr(tee)
         )
-    return tee
+    return Hello(version, tee)
 
 
 def challenge(nonce: str) -> dict[str, Any]:
@@ -73,22 +92,42 @@ def challenge(nonce: str) -> dict[str, Any]:
     return {"nonce": nonce, "extra-params": ""}
 
 
-def parse_attestation(data: bytes) -> Attestation:
-    """An Attestation of at most 1 MiB.
+def parse_attestation(data: bytes, version: str = VERSION) -> Attestation:
+    """An Attestation of at most 1 MiB in the form of `version`.
 
     Raises `MalformedError` (`init-data-format`, those of `from_jwk` and `kokon.wire`).
     """
     fields = Fields(parse_json(data, limit=ATTEST_LIMIT, what="attestation"), "attestation")
+    if version in ("0.1.1", "0.2.0"):
+        return _flat(fields)
     init_data = _init_data(fields.value("init-data", default=None))
     runtime = Fields(fields.table("runtime-data"), "runtime-data")
-    evidence = Fields(fields.table("tee-evidence"), "tee-evidence")
-    fields.finish()
-    nonce = runtime.text("nonce", limit=64)
-    given = runtime.table("tee-pubkey")
+    nonce, given = runtime.text("nonce", limit=64), runtime.table("tee-pubkey")
     runtime.finish()
-    primary = evidence.value("primary_evidence")
-    additional = evidence.text("additional_evidence", limit=ATTEST_LIMIT)
-    evidence.finish()
+    if version == VERSION:
+        evidence = Fields(fields.table("tee-evidence"), "tee-evidence")
+        primary = evidence.value("primary_evidence")
+        additional: str | None = evidence.text("additional_evidence", limit=ATTEST_LIMIT)
+        evidence.finish()
+    else:
+        primary, additional = fields.value("tee-evidence"), None
+    fields.finish()
+    return _attestation(nonce, given, primary, additional, init_data)
+
+
+def _flat(fields: Fields) -> Attestation:
+    """The message before 0.3.0: key and evidence side by side, the evidence an object or, as the oldest clients send
+    it, JSON in a text."""
+    given, primary = fields.table("tee-pubkey"), fields.value("tee-evidence")
+    fields.finish()
+    if isinstance(primary, str):
+        primary = parse_json(primary.encode(), limit=ATTEST_LIMIT, what="tee-evidence")
+    return _attestation("", given, primary, None, None)
+
+
+def _attestation(
+    nonce: str, given: dict[str, Any], primary: Any, additional: str | None, init_data: bytes | None
+) -> Attestation:
     key = from_jwk(given)
     return Attestation(
         nonce=nonce,
@@ -112,10 +151,15 @@ def _init_data(value: Any) -> bytes | None:
     return body.encode()
 
 
-def runtime_digest(jwk: dict[str, str], nonce: str, additional: str) -> bytes:
-    """SHA-384 (48 bytes) over the runtime data: what the evidence's report_data starts with, zeros after it."""
-    data = {"tee-pubkey": jwk, "nonce": nonce, "additional-evidence": additional}
-    return hashlib.sha384(canonical_json(data)).digest()
+def runtime_data(jwk: dict[str, str], nonce: str, additional: str | None) -> dict[str, Any]:
+    """What the evidence's report data covers: the key, the nonce, and since 0.4.0 the additional evidence's text."""
+    data: dict[str, Any] = {"tee-pubkey": jwk, "nonce": nonce}
+    return data if additional is None else {**data, "additional-evidence": additional}
+
+
+def runtime_digest(jwk: dict[str, str], nonce: str, additional: str | None) -> bytes:
+    """SHA-384 (48 bytes) over the runtime data in canonical form: what the evidence's report data begins with."""
+    return hashlib.sha384(canonical_json(runtime_data(jwk, nonce, additional))).digest()
 
 
 def resource_path(uri: str) -> str:
@@ -149,6 +193,7 @@ class Session:
     nonce: str
     tee: str
     expires: datetime
+    version: str = VERSION
     spent: bool = False
     token: str | None = field(default=None, repr=False)
 
@@ -168,13 +213,14 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def open(self, tee: str, now: datetime) -> Session:
+    def open(self, hello: Hello, now: datetime) -> Session:
         """A new session with a nonce of its own."""
         session = Session(
             identity=self._random(16).hex(),
             nonce=b64(self._random(NONCE_SIZE)),
-            tee=tee,
+            tee=hello.tee,
             expires=now + SESSION_LIFETIME,
+            version=hello.version,
         )
         with self._lock:
             self._purge(now)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kokon.appraisal.appraise import appraise
 from kokon.appraisal.lacking import check_missing, worth_fetching
 from kokon.appraisal.policy import Policy, ReferenceValues
+from kokon.appraisal.reference import registers_of
 from kokon.errors import DeniedError, KokonError, StaleError
 from kokon.provisioning.protocol import Attestation, Session, runtime_digest
 from kokon.tee.evidence import Check, Claims, Evidence, Need, failed, passed
@@ -22,6 +24,11 @@ from kokon.tee.evidence import Check, Claims, Evidence, Need, failed, passed
 if TYPE_CHECKING:
     from kokon.appraisal.result import AttestationResult
     from kokon.provisioning.workload import Workload
+
+WITHOUT_NONCE = ("0.1.1", "0.2.0")
+"""Versions whose attestation does not repeat the nonce: the report data alone binds it."""
+_ALGORITHMS = ("sha256", "sha384", "sha512")
+_PCR8 = ("tpm", "az-snp-vtpm", "az-tdx-vtpm")
 
 Finder = Callable[[bytes], "Workload | None"]
 """Finds the workload whose launch document has this digest."""
@@ -62,7 +69,7 @@ def judge(
 ) -> Verdict:
     """The verdict about `attempt`, whose evidence says `claims`; `known` are all workloads, for telling what comes
     nearest, and `rules` what is demanded of every platform."""
-    workload = find(claims.host_data)
+    workload = find(launch_digest(claims))
     binding = _binding(attempt.attestation, attempt.session, claims)
     admitted, facts = _workload_check(claims, workload, known), _facts(attempt.evidence.report, claims)
     if workload is None:
@@ -143,10 +150,17 @@ def error_check(name: str, error: KokonError) -> Check:
     )
 
 
+def launch_digest(claims: Claims) -> bytes:
+    """The SHA-256 of the launch document as the hardware field holds it: HOST_DATA as it is, MRCONFIGID and CONFIGID
+    without the zeros behind (kbs protocol, initdata)."""
+    field = claims.host_data
+    return field[:32] if len(field) > 32 and not any(field[32:]) else field
+
+
 def _binding(attestation: Attestation, session: Session, claims: Claims) -> list[Check]:
     """Freshness and ownership: the session's nonce, and evidence made for this nonce and this key."""
     checks = []
-    if hmac.compare_digest(attestation.nonce.encode(), session.nonce.encode()):
+    if session.version in WITHOUT_NONCE or hmac.compare_digest(attestation.nonce.encode(), session.nonce.encode()):
         checks.append(passed("nonce"))
     else:
         checks.append(
@@ -158,8 +172,8 @@ def _binding(attestation: Attestation, session: Session, claims: Claims) -> list
                 hint="the attestation was made for another handshake: a replay, or two guests share a session",
             )
         )
-    digest = runtime_digest(attestation.jwk, attestation.nonce, attestation.additional)
-    expected = digest + bytes(len(claims.report_data) - len(digest))
+    digest = runtime_digest(attestation.jwk, session.nonce, attestation.additional)
+    expected = _report_data(claims, digest)
     if hmac.compare_digest(expected, claims.report_data):
         checks.append(passed("report-data", "bound to nonce and key"))
     else:
@@ -172,6 +186,8 @@ def _binding(attestation: Attestation, session: Session, claims: Claims) -> list
                 hint="the evidence was not made for this nonce and key: a replay, or somebody in the middle",
             )
         )
+    if session.tee != claims.tee:
+        checks.append(failed("tee", "tee-mismatch", expected=session.tee, found=claims.tee))
     if attestation.additional:
         checks.append(failed("additional-evidence", "additional-evidence-unsupported", expected="none", found="some"))
     if attestation.init_data is not None:
@@ -179,17 +195,44 @@ def _binding(attestation: Attestation, session: Session, claims: Claims) -> list
     return checks
 
 
+def _report_data(claims: Claims, digest: bytes) -> bytes:
+    """The runtime digest (48 bytes) as the TEE carries it: a TPM's quote its first 32 bytes, Azure's and Nitro's all of
+    it, the others followed by zeros."""
+    if claims.tee == "tpm":
+        return digest[:32]
+    if claims.tee in ("az-snp-vtpm", "az-tdx-vtpm", "nitro"):
+        return digest
+    return digest.ljust(64, b"\0")
+
+
 def _init_data_check(init_data: bytes, claims: Claims) -> Check:
-    digest = hashlib.sha256(init_data).digest()
-    if hmac.compare_digest(digest, claims.host_data):
+    """The launch document that was sent, hashed as it says itself, against the field that the hardware signed; cut or
+    followed by zeros where the field has another length. A vTPM extends PCR 8 with it."""
+    digest = hashlib.new(_algorithm(init_data), init_data).digest()
+    if claims.tee in _PCR8:
+        found = registers_of(claims).get("sha256:pcr8", registers_of(claims).get("pcr8", b""))
+        expected = hashlib.sha256(bytes(32) + digest).digest() if len(digest) == 32 else b""
+    else:
+        found, size = claims.host_data, len(claims.host_data)
+        expected = digest[:size].ljust(size, b"\0")
+    if expected and hmac.compare_digest(expected, found):
         return passed("init-data", digest.hex())
     return failed(
         "init-data",
         "init-data-mismatch",
-        expected=claims.host_data.hex(),
-        found=digest.hex(),
+        expected=found.hex() or "a field for it",
+        found=expected.hex() or "a digest that does not fit",
         hint="the launch document that was sent is not the one that the enclave was launched with",
     )
+
+
+def _algorithm(init_data: bytes) -> str:
+    """The hash that the document names (initdata 0.1.0); SHA-256, which our own documents have, if it names none."""
+    try:
+        name = tomllib.loads(init_data.decode()).get("algorithm")
+    except (ValueError, RecursionError):
+        name = None
+    return name if name in _ALGORITHMS else "sha256"
 
 
 def _workload_check(claims: Claims, workload: Workload | None, known: Mapping[str, Workload]) -> Check:

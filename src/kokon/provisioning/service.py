@@ -22,20 +22,19 @@ from kokon.provisioning.admission import Admission, Kind, admit, parse_admission
 from kokon.provisioning.keys import fingerprint
 from kokon.provisioning.protocol import (
     REQUEST_LIMIT,
-    Attestation,
     Sessions,
     check_path,
     parse_attestation,
     parse_request,
     resource_path,
+    runtime_data,
 )
 from kokon.provisioning.release import Attempt, Verdict, check_release, error_check, judge
 from kokon.provisioning.throttle import Throttle
 from kokon.provisioning.workload import Workload, decode_workload, encode_workload
 from kokon.tee.endorsements import Endorsements
 from kokon.tee.evidence import Check, Claims
-from kokon.tee.registry import verify
-from kokon.tee.snp.envelope import from_envelope
+from kokon.tee.registry import tee, verify
 from kokon.wire import Fields, parse_json
 
 if TYPE_CHECKING:
@@ -133,8 +132,9 @@ class Service:
         now = self._clock()
         try:
             session = self.sessions.spend(cookie, now)
-            attestation = parse_attestation(body)
-            attempt = Attempt(attestation, session, from_envelope(attestation.evidence))
+            attestation = parse_attestation(body, session.version)
+            evidence = tee(session.tee).from_envelope(_object(attestation.evidence))
+            attempt = Attempt(attestation, session, evidence)
             claims = verify(attempt.evidence, self._endorsements, now)
         except KokonError as error:
             raise self._refuse("attestation-denied", error, {}) from error
@@ -171,7 +171,7 @@ class Service:
         if verdict.granted is None:
             code = verdict.code or "not-affirming"
             raise self._deny("attestation-denied", code, "attestation denied", details, verdict.checks)
-        token = self._token(*verdict.granted, attempt.attestation, now)
+        token = self._token(*verdict.granted, attempt, now)
         self._store.append(now, "attestation-granted", details)
         self.sessions.grant(attempt.session, token)
         return token
@@ -225,15 +225,12 @@ class Service:
             identity=claims["jti"],
         )
 
-    def _token(self, workload: Workload, result: AttestationResult, attestation: Attestation, now: datetime) -> str:
-        runtime = {
-            "tee-pubkey": attestation.jwk,
-            "nonce": attestation.nonce,
-            "additional-evidence": attestation.additional,
-        }
+    def _token(self, workload: Workload, result: AttestationResult, attempt: Attempt, now: datetime) -> str:
+        attestation, nonce = attempt.attestation, attempt.session.nonce
+        runtime = runtime_data(attestation.jwk, nonce, attestation.additional)
         extra = {
             "jti": secrets.token_hex(16),
-            "eat_nonce": attestation.nonce,
+            "eat_nonce": nonce,
             WORKLOAD_CLAIM: workload.name,
             HOST_DATA_CLAIM: workload.host_data.hex(),
             TERMS_CLAIM: workload.terms(),
@@ -449,6 +446,12 @@ class Service:
             if record is not None:
                 workloads[info.name] = decode_workload(record)
         return workloads
+
+
+def _object(evidence: Any) -> Mapping[str, Any]:
+    if not isinstance(evidence, Mapping):
+        raise MalformedError("field-type", "evidence must be an object", found=type(evidence).__name__)
+    return evidence
 
 
 def _bounded(check: Check) -> dict[str, str]:

@@ -14,6 +14,9 @@ from kokon.errors import DeniedError, KokonError, MalformedError
 from kokon.jose.jwe import public_jwk
 from kokon.provisioning.protocol import (
     SESSION_LIFETIME,
+    TEES,
+    VERSIONS,
+    Hello,
     Sessions,
     check_path,
     parse_attestation,
@@ -45,14 +48,18 @@ def test_runtime_digest_vector() -> None:
 
 
 def test_request() -> None:
-    assert parse_request(encoded(REQUEST)) == "snp"
-    assert parse_request(encoded({**REQUEST, "extra-params": ""})) == "snp"
+    assert parse_request(encoded(REQUEST)) == Hello("0.4.0", "snp")
+    for version in VERSIONS:
+        for tee in TEES:
+            old = {"version": version, "tee": tee, "extra-params": ""}
+            assert parse_request(encoded(old)) == Hello(version, tee)
 
 
 @pytest.mark.parametrize(
     ("value", "code"),
     [
         ({**REQUEST, "version": "0.5.0"}, "protocol-version"),
+        ({**REQUEST, "version": "0.1.0"}, "protocol-version"),
         ({**REQUEST, "tee": "sample"}, "tee-unsupported"),
         ({**REQUEST, "more": 1}, "field-unknown"),
         ({"version": "0.4.0", "tee": "snp"}, "field-missing"),
@@ -106,8 +113,8 @@ def test_paths() -> None:
 
 def test_a_session_admits_one_attestation() -> None:
     sessions = Sessions(os.urandom)
-    session = sessions.open("snp", NOW)
-    assert sessions.open("snp", NOW).nonce != session.nonce
+    session = sessions.open(Hello("0.4.0", "snp"), NOW)
+    assert sessions.open(Hello("0.4.0", "snp"), NOW).nonce != session.nonce
     assert sessions.token(session.identity, NOW) is None
     assert sessions.spend(session.identity, NOW) is session
     with pytest.raises(DeniedError) as caught:
@@ -124,13 +131,13 @@ def test_a_session_admits_one_attestation() -> None:
 
 def test_sessions_are_bounded_in_number_and_age() -> None:
     sessions = Sessions(os.urandom, limit=3)
-    first = sessions.open("snp", NOW)
+    first = sessions.open(Hello("0.4.0", "snp"), NOW)
     for _ in range(3):
-        sessions.open("snp", NOW + timedelta(seconds=1))
+        sessions.open(Hello("0.4.0", "snp"), NOW + timedelta(seconds=1))
     assert len(sessions) == 3
     with pytest.raises(DeniedError):
         sessions.spend(first.identity, NOW)
-    sessions.open("snp", NOW + SESSION_LIFETIME + timedelta(seconds=1))
+    sessions.open(Hello("0.4.0", "snp"), NOW + SESSION_LIFETIME + timedelta(seconds=1))
     assert len(sessions) == 1
 
 
@@ -148,7 +155,7 @@ def test_property_hostile_messages(data: bytes, value: object) -> None:
 
 def test_what_opens_secrets_shows_in_no_repr() -> None:
     sessions = Sessions(os.urandom)
-    session = sessions.open("snp", NOW)
+    session = sessions.open(Hello("0.4.0", "snp"), NOW)
     sessions.grant(session, "the-token")
     assert session.identity not in repr(session)
     assert "the-token" not in repr(session)
