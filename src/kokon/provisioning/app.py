@@ -28,6 +28,7 @@ from kokon.provisioning.service import LOG_PAGE, RESOURCE_LIMIT, Refusal, Servic
 if TYPE_CHECKING:
     from starlette.types import ExceptionHandler
 
+RESOURCES = "/kbs/v0/resource/"
 BODY_SECONDS = 30.0
 """How long a peer may take to send a body."""
 _UNAUTHORIZED = frozenset(
@@ -66,6 +67,7 @@ def _routes() -> list[Route]:
         Route("/kbs/v0/resource/{path:path}", _put_resource, methods=["POST"]),
         Route("/kbs/v0/resource/{path:path}", _delete_resource, methods=["DELETE"]),
         Route("/kokon/v1/events", _event, methods=["POST"]),
+        Route("/.well-known/jwks.json", _jwks, methods=["GET"]),
         Route("/kokon/v1/owner-key", _owner_key, methods=["GET"]),
         Route("/kokon/v1/resources", _list_resources, methods=["GET"]),
         Route("/kokon/v1/workloads", _list_workloads, methods=["GET"]),
@@ -100,10 +102,14 @@ async def _attest(request: Request) -> Response:
 
 
 async def _get_resource(request: Request) -> Response:
-    path = request.path_params["path"]
+    path = _resource(request)
     service = _service(request)
     message = await run_in_threadpool(service.resource, request.cookies.get(COOKIE), _bearer(request), path)
     return JSONResponse(message)
+
+
+async def _jwks(request: Request) -> Response:
+    return JSONResponse(_service(request).jwks())
 
 
 async def _event(request: Request) -> Response:
@@ -127,14 +133,15 @@ async def _owner_key(request: Request) -> Response:
 async def _put_resource(request: Request) -> Response:
     await _admin(request)
     value = await _body(request, RESOURCE_LIMIT)
-    version = await run_in_threadpool(_service(request).put_resource, request.path_params["path"], value)
+    version = await run_in_threadpool(_service(request).put_resource, _resource(request), value)
     return JSONResponse({"version": version})
 
 
 async def _delete_resource(request: Request) -> Response:
     await _admin(request)
-    await run_in_threadpool(_service(request).delete_resource, request.path_params["path"])
-    return JSONResponse({"deleted": request.path_params["path"]})
+    path = _resource(request)
+    await run_in_threadpool(_service(request).delete_resource, path)
+    return JSONResponse({"deleted": path})
 
 
 async def _list_resources(request: Request) -> Response:
@@ -188,6 +195,12 @@ def _service(request: Request) -> Service:
 
 def _aside(request: Request) -> Aside:
     return request.app.state.aside  # type: ignore[no-any-return]
+
+
+def _resource(request: Request) -> str:
+    """The resource's path as it was sent. Plain segments need no percent-encoding, and what is decoded could hide a
+    slash or a line end; so an encoded path is no path."""
+    return str(request.scope["raw_path"].partition(b"?")[0].decode("latin-1")).removeprefix(RESOURCES)
 
 
 def _bearer(request: Request) -> str | None:
@@ -302,4 +315,4 @@ def _is_kbs(request: Request) -> bool:
 
 def _for_guest(request: Request) -> bool:
     """Whether the asker is a guest, who is told as little as will do; only the owner changes resources."""
-    return _is_kbs(request) and not (request.method != "GET" and request.url.path.startswith("/kbs/v0/resource/"))
+    return _is_kbs(request) and not (request.method != "GET" and request.url.path.startswith(RESOURCES))

@@ -18,6 +18,7 @@ from kokon.appraisal.lacking import check_missing, worth_fetching
 from kokon.appraisal.policy import Policy, ReferenceValues
 from kokon.appraisal.reference import registers_of
 from kokon.errors import DeniedError, KokonError, StaleError
+from kokon.provisioning.measured import match
 from kokon.provisioning.protocol import Attestation, Session, runtime_digest
 from kokon.tee.evidence import Check, Claims, Evidence, Need, failed, passed
 
@@ -70,12 +71,18 @@ def judge(
     """The verdict about `attempt`, whose evidence says `claims`; `known` are all workloads, for telling what comes
     nearest, and `rules` what is demanded of every platform."""
     workload = find(launch_digest(claims))
-    binding = _binding(attempt.attestation, attempt.session, claims)
-    admitted, facts = _workload_check(claims, workload, known), _facts(attempt.evidence.report, claims)
-    if workload is None:
-        return Verdict((*binding, *claims.checks, admitted), None, None, facts)
-    result = appraise(claims, reference_values(workload, claims), policy(workload, rules), now)
+    binding, facts = _binding(attempt.attestation, attempt.session, claims), _facts(attempt.evidence.report, claims)
+    if workload is not None:
+        result = appraise(claims, reference_values(workload, claims), policy(workload, rules), now)
+    else:
+        found = match(claims, known.values(), rules, now)
+        if found is None or any(check.outcome == "failed" for check in found[1].appraised):
+            nearest = found[1].appraised if found else ()
+            unknown = _unknown(claims, known, found[0] if found else None)
+            return Verdict((*binding, *claims.checks, unknown, *nearest), None, None, facts)
+        workload, result = found
     missing = check_missing(result)
+    admitted = passed("workload", workload.name)
     checks = [*binding, *result.verified, *missing, admitted, *result.appraised]
     if result.status != "affirming" and not missing:
         checks.append(failed("appraisal", "not-affirming", expected="affirming", found=result.status))
@@ -235,19 +242,19 @@ def _algorithm(init_data: bytes) -> str:
     return name if name in _ALGORITHMS else "sha256"
 
 
-def _workload_check(claims: Claims, workload: Workload | None, known: Mapping[str, Workload]) -> Check:
-    if workload is not None:
-        return passed("workload", workload.name)
+def _unknown(claims: Claims, known: Mapping[str, Workload], nearest: Workload | None) -> Check:
+    """Why no workload is this one, with those that come near."""
+    pinned = [one for one in known.values() if one.host_data]
     near = [
-        one
-        for one in known.values()
-        if any(hmac.compare_digest(value, claims.measurement) for _, value in one.measurements)
+        one for one in pinned if any(hmac.compare_digest(value, claims.measurement) for _, value in one.measurements)
     ]
-    names = ", ".join(f"{one.name} {one.host_data.hex()}" for one in (near or list(known.values()))[:4])
+    names = [f"{one.name} {one.host_data.hex()}" for one in (near or pinned)[:4]]
+    if nearest is not None:
+        names.append(f"{nearest.name} by its measurements")
     return failed(
         "workload",
         "workload-unknown",
-        expected=names or "an admitted workload",
+        expected=", ".join(names) or "an admitted workload",
         found=claims.host_data.hex(),
         hint="admit the launch document, or launch with the one that is admitted: HOST_DATA is its SHA-256",
     )

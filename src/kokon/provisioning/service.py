@@ -18,8 +18,9 @@ from kokon.errors import DeniedError, KokonError, MalformedError, UntrustedError
 from kokon.jose import jwt
 from kokon.jose.jwe import encrypt_to, from_jwk, public_jwk, thumbprint
 from kokon.launch.document import parse_document
-from kokon.provisioning.admission import Admission, Kind, admit, parse_admission
+from kokon.provisioning.admission import ADMISSION_LIMIT, Admission, Kind, admit, parse_admission
 from kokon.provisioning.keys import fingerprint
+from kokon.provisioning.measured import parse_measured
 from kokon.provisioning.protocol import (
     REQUEST_LIMIT,
     Sessions,
@@ -161,7 +162,7 @@ class Service:
 
     def _judge(self, attempt: Attempt, claims: Claims, now: datetime) -> Verdict:
         known = self._snapshot()
-        found = {workload.host_data: workload for workload in known.values()}
+        found = {workload.host_data: workload for workload in known.values() if workload.host_data}
         return judge(attempt, claims, found.get, known, self._policy, now)
 
     def _conclude(self, attempt: Attempt, verdict: Verdict, now: datetime) -> str:
@@ -172,9 +173,31 @@ class Service:
             code = verdict.code or "not-affirming"
             raise self._deny("attestation-denied", code, "attestation denied", details, verdict.checks)
         token = self._token(*verdict.granted, attempt, now)
-        self._store.append(now, "attestation-granted", details)
+        try:
+            with self._store.transaction():
+                self._count(verdict.granted[0], now)
+                self._store.append(now, "attestation-granted", details)
+        except DeniedError as error:
+            raise self._refuse("attestation-denied", error, details, attested=True) from error
         self.sessions.grant(attempt.session, token)
         return token
+
+    def _count(self, workload: Workload, now: datetime) -> None:
+        """One more activation of a workload that may have only so many. Raises `DeniedError`
+        (`activations-exhausted`)."""
+        if workload.max_activations is None:
+            return
+        kept = self._store.get("activations", workload.name)
+        count = 0 if kept is None else int(kept)
+        if count >= workload.max_activations:
+            raise DeniedError(
+                "activations-exhausted",
+                "the workload was activated as often as it may be",
+                expected=f"<= {workload.max_activations}",
+                found=count + 1,
+                hint="admit it again with a higher number, or withdraw it, which starts the count anew",
+            )
+        self._store.put("activations", workload.name, str(count + 1).encode(), now)
 
     def resource(self, cookie: str | None, bearer: str | None, path: str) -> dict[str, str]:
         """The resource at `path`, encrypted to the enclave's key. Raises `Refusal`."""
@@ -235,7 +258,7 @@ class Service:
             HOST_DATA_CLAIM: workload.host_data.hex(),
             TERMS_CLAIM: workload.terms(),
         }
-        claims = result.as_ear(now, TOKEN_LIFETIME, issuer=ISSUER, runtime_data=runtime, extra=extra)
+        claims = result.as_ear(now, TOKEN_LIFETIME, issuer=ISSUER, runtime_data=runtime, extra=extra, verbose=False)
         return jwt.sign(claims, self._keys.token)
 
     def _refuse(self, event: str, error: KokonError, details: Mapping[str, Any], *, attested: bool = False) -> Refusal:
@@ -284,6 +307,11 @@ class Service:
         self._append_throttled("admin-denied", "admin-token", {"code": "admin-token"})
         return False
 
+    def jwks(self) -> dict[str, Any]:
+        """The keys that verify this server's tokens, as a JWK set (RFC 7517)."""
+        jwk = jwt.signing_jwk(self._keys.token.public_key())
+        return {"keys": [{**jwk, "kid": thumbprint(jwk), "use": "sig"}]}
+
     def owner_key(self) -> dict[str, Any]:
         """The owner's public key, to which authors encrypt layer keys."""
         public = self._keys.owner.public_key()
@@ -325,6 +353,9 @@ class Service:
         now = self._clock()
         name = "?"
         try:
+            value = parse_json(body, limit=ADMISSION_LIMIT, what="admission request")
+            if isinstance(value, dict) and "references" in value:
+                return self._admit_measured(parse_measured(value, now), now)
             request = parse_admission(body)
             name = request.name
             admission = admit(request, self._keys.owner, self.certificate, now)
@@ -337,12 +368,27 @@ class Service:
             raise
         return {**admission.workload.summary(), "generated": generated, "replaced": previous}
 
+    def _admit_measured(self, workload: Workload, now: datetime) -> dict[str, Any]:
+        with self._lock:
+            with self._store.transaction():
+                self._store.put("workload", workload.name, encode_workload(workload), now)
+                details = {
+                    "workload": workload.name,
+                    "terms": workload.terms(),
+                    "not_after": workload.not_after.isoformat(),
+                    "resources": list(workload.resources),
+                }
+                self._store.append(now, "workload-admitted", details)
+            replaced = self._workloads.get(workload.name)
+            self._workloads = self._load()
+        return {**workload.summary(), "generated": [], "replaced": replaced.terms() if replaced else None}
+
     def _keep(self, admission: Admission, now: datetime) -> tuple[list[str], str | None]:
         workload = admission.workload
         with self._store.transaction():
             old = self._workloads.get(workload.name)
             for other in self._workloads.values():
-                if other.name != workload.name and other.host_data == workload.host_data:
+                if other.name != workload.name and other.host_data == workload.host_data != b"":
                     raise UsageError(
                         "workload-duplicate", "another workload has this launch document", found=other.name
                     )
@@ -392,6 +438,7 @@ class Service:
             with self._store.transaction():
                 if not self._store.delete("workload", name):
                     raise DeniedError("workload-not-found", "there is no workload of this name", found=name[:64])
+                self._store.delete("activations", name)
                 self._store.append(self._clock(), "workload-withdrawn", {"workload": name})
             self._workloads = self._load()
 
@@ -407,6 +454,8 @@ class Service:
         workload = self._snapshot().get(name)
         if workload is None:
             raise DeniedError("workload-not-found", "there is no workload of this name", found=name[:64])
+        if not workload.document:
+            raise DeniedError("log-not-kept", "guests of this workload keep no log for Kokon", found=name[:64])
         path = resource_path(parse_document(workload.document.encode()).log_key)
         token = self._store.get("resource", path)
         if token is None:

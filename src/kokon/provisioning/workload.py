@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -15,39 +15,46 @@ from kokon.wire import Fields, canonical_json, parse_json, unhex
 RECORD_LIMIT = 4 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """What was admitted under a name.
 
     `host_data` is the launch document's SHA-256; `measurements` are pairs of TEE ("snp", "simulated") and launch
-    digest (48 bytes); `resources` are the paths that it may read; `author` the PEM key that signed.
+    digest (48 bytes); `resources` are the paths that it may read; `author` the PEM key that signed. A workload that is
+    known by its measurements alone (`measured.py`) has none of these but `resources`, and the texts of a reference file
+    and of a policy instead. At most `max_activations` attestations are granted (None: any number).
     """
 
     name: str
-    document: str
-    host_data: bytes
-    image: str
-    author: str
-    author_name: str
-    statement: Mapping[str, Any]
-    measurements: tuple[tuple[str, bytes], ...]
+    document: str = ""
+    host_data: bytes = b""
+    image: str = ""
+    author: str = ""
+    author_name: str = ""
+    statement: Mapping[str, Any] = field(default_factory=dict)
+    measurements: tuple[tuple[str, bytes], ...] = ()
     not_after: datetime
     resources: tuple[str, ...]
     admitted: datetime
     allow_debug: bool = False
     minimum_tcb: tuple[tuple[str, int], ...] = ()
+    references: str = ""
+    platform: str = ""
+    max_activations: int | None = None
 
     def terms(self) -> str:
         """Hex SHA-256 of what an enclave of this workload is judged by: launch document, measurements and policy.
 
         A token is good only under the terms that it was given under.
         """
-        members = {
+        members: dict[str, Any] = {
             "host_data": self.host_data.hex(),
             "measurements": [[tee, value.hex()] for tee, value in self.measurements],
             "allow_debug": self.allow_debug,
             "minimum_tcb": [[name, value] for name, value in self.minimum_tcb],
         }
+        if self.references:
+            members |= {"references": self.references, "platform": self.platform}
         return hashlib.sha256(canonical_json(members)).hexdigest()
 
     def summary(self) -> dict[str, Any]:
@@ -62,6 +69,9 @@ class Workload:
             "resources": list(self.resources),
             "policy": {"allow_debug": self.allow_debug, "minimum_tcb": dict(self.minimum_tcb)},
             "admitted": self.admitted.isoformat(timespec="seconds"),
+            "references": self.references,
+            "platform": self.platform,
+            "max_activations": self.max_activations,
         }
 
 
@@ -80,20 +90,24 @@ def decode_workload(data: bytes) -> Workload:
     """The inverse of `encode_workload`. Raises `MalformedError` (`workload-record`, those of `kokon.wire`)."""
     fields = Fields(parse_json(data, limit=RECORD_LIMIT, what="workload record"), "workload record")
     allow_debug, minimum_tcb = parse_policy(fields.table("policy"))
+    measured = fields.text("references", default="", limit=RECORD_LIMIT)
     workload = Workload(
         name=fields.text("name"),
         document=fields.text("document", limit=RECORD_LIMIT),
-        host_data=unhex(fields.text("host_data"), what="host_data", size=32),
+        host_data=_host_data(fields.text("host_data"), measured),
         image=fields.text("image"),
         author=fields.text("author_key", limit=8192),
         author_name=fields.text("author"),
         statement=fields.table("statement"),
         measurements=tuple(_measurement(value) for value in fields.array("measurements")),
-        not_after=_time(fields.text("not_after")),
+        not_after=parse_time(fields.text("not_after")),
         resources=tuple(fields.array("resources", limit=1024)),
         allow_debug=allow_debug,
         minimum_tcb=minimum_tcb,
-        admitted=_time(fields.text("admitted")),
+        admitted=parse_time(fields.text("admitted")),
+        references=measured,
+        platform=fields.text("platform", default="", limit=RECORD_LIMIT),
+        max_activations=fields.value("max_activations", default=None),
     )
     fields.finish()
     return workload
@@ -110,6 +124,10 @@ def parse_policy(value: Any) -> tuple[bool, tuple[tuple[str, int], ...]]:
     return allow_debug, minimum
 
 
+def _host_data(text: str, measured: str) -> bytes:
+    return b"" if measured and not text else unhex(text, what="host_data", size=32)
+
+
 def _measurement(value: Any) -> tuple[str, bytes]:
     fields = Fields(value, "measurement")
     pair = (fields.text("tee"), unhex(fields.text("measurement"), what="measurement", size=48))
@@ -117,8 +135,12 @@ def _measurement(value: Any) -> tuple[str, bytes]:
     return pair
 
 
-def _time(text: str) -> datetime:
+def parse_time(text: str) -> datetime:
+    """A time with a zone (RFC 3339). Raises `MalformedError` (`workload-record`)."""
     try:
-        return datetime.fromisoformat(text)
+        when = datetime.fromisoformat(text)
     except ValueError as error:
-        raise MalformedError("workload-record", "a time in the workload record is malformed", found=text) from error
+        raise MalformedError("workload-record", "a time of the workload is malformed", found=repr(text)) from error
+    if when.tzinfo is None:
+        raise MalformedError("workload-record", "a time of the workload has no zone", found=repr(text))
+    return when

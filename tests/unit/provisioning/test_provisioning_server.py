@@ -574,3 +574,27 @@ def test_log_token_that_was_deleted(server) -> None:
         server.admin.log_token("clinic")
     assert caught.value.code == "resource-unknown"
     assert server.admin.owner_key()["jwk"]["kty"] == "EC"
+
+
+@pytest.mark.parametrize("path", ["a/b/c%0a", "a%2Fb%2Fc", "a/b/%63", "a/b/c%00", "a/b/c/", "/a/b/c"])
+def test_a_resource_has_one_name(server: Any, path: str) -> None:
+    """What is percent-encoded is not decoded: no second name, for guests and for the owner."""
+    server.admin.put("a/b/c", b"x")
+    headers = {"Authorization": f"Bearer {server.keys.admin_token}"}
+    for method in ("POST", "DELETE"):
+        answer = server.guest.request(method, f"/kbs/v0/resource/{path}", content=b"y", headers=headers)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "resource-path"
+    assert [one["version"] for one in server.admin.resources()] == [1]
+
+
+def test_anyone_can_verify_tokens(server: Any, chip: Any) -> None:
+    from joserfc import jwt as jose
+    from joserfc.jwk import KeySet
+
+    token = server.attest(chip, server.admit()).json()["token"]
+    keys = server.guest.get("/.well-known/jwks.json").json()
+    decoded = jose.decode(token, KeySet.import_key_set(keys), algorithms=["ES256"])
+    assert decoded.claims["iss"] == "kokon"
+    assert [set(key) & {"d", "k"} for key in keys["keys"]] == [set()]
+    assert len(token) < 8192
