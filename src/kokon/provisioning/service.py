@@ -9,8 +9,7 @@ import hmac
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from kokon.appraisal.policy import Policy
@@ -19,6 +18,7 @@ from kokon.jose import jwt
 from kokon.jose.jwe import encrypt_to, from_jwk, public_jwk, thumbprint
 from kokon.launch.document import parse_document
 from kokon.provisioning.admission import ADMISSION_LIMIT, Admission, Kind, admit, parse_admission
+from kokon.provisioning.bearer import Bearer, make_token, read_token
 from kokon.provisioning.keys import fingerprint
 from kokon.provisioning.measured import parse_measured
 from kokon.provisioning.protocol import (
@@ -28,7 +28,6 @@ from kokon.provisioning.protocol import (
     parse_attestation,
     parse_request,
     resource_path,
-    runtime_data,
 )
 from kokon.provisioning.release import Attempt, Verdict, check_release, error_check, judge
 from kokon.provisioning.throttle import Throttle
@@ -40,19 +39,11 @@ from kokon.wire import Fields, parse_json
 
 if TYPE_CHECKING:
     from kokon.appraisal.lacking import Completion
-    from kokon.appraisal.result import AttestationResult
     from kokon.provisioning.keys import ServerKeys
     from kokon.provisioning.store import Store
 
-TOKEN_LIFETIME = timedelta(minutes=30)
-"""How long a token stands: long enough to pull a large image between attestation and the first secret."""
 RESOURCE_LIMIT = 1 << 20
-ISSUER = "kokon"
 LOG_PAGE = 1000
-WORKLOAD_CLAIM = "kokon.workload"
-HOST_DATA_CLAIM = "kokon.host-data"
-TERMS_CLAIM = "kokon.terms"
-"""`Workload.terms` at the time of the attestation: what it was judged by must still hold at each release."""
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
@@ -62,16 +53,6 @@ class Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
         super().__init__(code)
         self.code = code
         self.denial = denial
-
-
-@dataclass(frozen=True, slots=True)
-class Bearer:
-    """What a verified token says: the workload, its terms when it was judged, the enclave's key, token id."""
-
-    workload: str
-    terms: str
-    jwk: dict[str, str]
-    identity: str
 
 
 class Service:
@@ -172,7 +153,7 @@ class Service:
         if verdict.granted is None:
             code = verdict.code or "not-affirming"
             raise self._deny("attestation-denied", code, "attestation denied", details, verdict.checks)
-        token = self._token(*verdict.granted, attempt, now)
+        token = make_token(*verdict.granted, attempt, self._keys.token, now)
         try:
             with self._store.transaction():
                 self._count(verdict.granted[0], now)
@@ -239,27 +220,7 @@ class Service:
         token = self.sessions.token(cookie, now) or bearer
         if token is None:
             raise DeniedError("token-missing", "neither an attested session nor a token", hint="attest first")
-        claims = jwt.verify(token, self._keys.token.public_key(), now)
-        annotated = claims["submods"]["cpu0"]["ear.veraison.annotated-evidence"]
-        return Bearer(
-            workload=claims[WORKLOAD_CLAIM],
-            terms=claims.get(TERMS_CLAIM, ""),
-            jwk=annotated["runtime_data_claims"]["tee-pubkey"],
-            identity=claims["jti"],
-        )
-
-    def _token(self, workload: Workload, result: AttestationResult, attempt: Attempt, now: datetime) -> str:
-        attestation, nonce = attempt.attestation, attempt.session.nonce
-        runtime = runtime_data(attestation.jwk, nonce, attestation.additional)
-        extra = {
-            "jti": secrets.token_hex(16),
-            "eat_nonce": nonce,
-            WORKLOAD_CLAIM: workload.name,
-            HOST_DATA_CLAIM: workload.host_data.hex(),
-            TERMS_CLAIM: workload.terms(),
-        }
-        claims = result.as_ear(now, TOKEN_LIFETIME, issuer=ISSUER, runtime_data=runtime, extra=extra, verbose=False)
-        return jwt.sign(claims, self._keys.token)
+        return read_token(token, self._keys.token.public_key(), now)
 
     def _refuse(self, event: str, error: KokonError, details: Mapping[str, Any], *, attested: bool = False) -> Refusal:
         checks = [error_check("request", error)]
