@@ -5,11 +5,12 @@ import pytest
 from kokon.cli.main import build_app
 
 COMMANDS = (
-    "admit", "conformance", "connect", "demo", "doctor", "endorsements bundle", "endorsements fetch", "endorsements list",
-    "evidence show", "evidence verify", "explain", "guest build", "guest show", "inspect", "keygen", "log", "logs",
+    "admit", "conformance", "connect", "demo", "doctor", "endorsements bundle", "endorsements fetch",
+    "endorsements list", "evidence show", "evidence verify", "explain", "guest build", "guest show", "inspect", "keygen", "log", "logs",
     "measure sgx", "measure snp", "measure tdx", "sigstruct assemble", "sigstruct make", "sigstruct show",
     "provision serve", "ps", "rm", "run", "seal", "secret list", "secret put", "secret rm", "stop", "trust author",
-    "trust list", "trust owner", "trust simulated", "verify", "workload add", "workload list", "workload rm",
+    "trust list", "trust owner", "trust simulated", "verify", "workload add", "workload list",
+    "workload rm",
 )  # fmt: skip
 
 
