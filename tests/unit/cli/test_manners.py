@@ -6,7 +6,8 @@ from kokon.cli.main import build_app
 
 COMMANDS = (
     "admit", "conformance", "connect", "demo", "doctor", "endorsements bundle", "endorsements fetch",
-    "endorsements list", "evidence show", "evidence verify", "explain", "guest build", "guest show", "inspect", "keygen", "log", "logs",
+    "endorsements list",
+    "evidence show", "evidence verify", "explain", "guest build", "guest show", "inspect", "keygen", "log", "logs",
     "measure sgx", "measure snp", "measure tdx", "sigstruct assemble", "sigstruct make", "sigstruct show",
     "provision serve", "ps", "rm", "run", "seal", "secret list", "secret put", "secret rm", "stop", "trust author",
     "trust list", "trust owner", "trust simulated", "verify", "workload add", "workload list",
