@@ -157,6 +157,12 @@ def test_the_vector_of_initdata() -> None:
         assert outcomes(claims(tee, b"", pcr8=pcr8), longer)["init-data"] == "init-data-mismatch"
 
 
+def test_documents_are_not_read_before_they_are_bound() -> None:
+    """Dotted names that a TOML reader would spend gigabytes on: a stranger can send them."""
+    hostile = b"a." * 300_000 + b"a = 1\n"
+    assert outcomes(claims("snp", b"", bytes(32)), hostile)["init-data"] == "init-data-mismatch"
+
+
 def test_rsa1_5_is_refused() -> None:
     jwk = public_jwk(rsa.generate_private_key(65537, 2048)) | {"alg": "RSA1_5"}
     body = {"tee-pubkey": jwk, "tee-evidence": {}}
