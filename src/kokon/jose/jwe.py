@@ -56,14 +56,8 @@ def public_jwk(key: PublicKey | PrivateKey, *, algorithm: str | None = None) -> 
     """
     public = key.public_key() if hasattr(key, "public_key") else key
     if isinstance(public, ec.EllipticCurvePublicKey):
-        members = _ec_members(public)
-        return {
-            "kty": "EC",
-            "crv": members["crv"],
-            "alg": algorithm or ECDH,
-            "x": members["x"],
-            "y": members["y"],
-        }
+        name, x, y = _coordinates(public)
+        return {"kty": "EC", "crv": name, "alg": algorithm or ECDH, "x": x, "y": y}
     numbers = _rsa_public(public).public_numbers()
     return {
         "kty": "RSA",
@@ -138,7 +132,10 @@ def seal_ec(
     """The deterministic part of `encrypt_to` for EC keys. `ephemeral`, `content_key`, `iv`: fresh for each call."""
     agreed = ephemeral.exchange(ec.ECDH(), recipient)
     wrapped = aes_key_wrap(_derive(agreed, b"", b""), content_key)
-    protected = _protected({"alg": ECDH, "enc": CONTENT, "epk": _ec_members(ephemeral.public_key())})
+    name, x, y = _coordinates(ephemeral.public_key())
+    # Nothing in these texts needs escaping.
+    epk = f'{{"crv":"{name}","kty":"EC","x":"{x}","y":"{y}"}}'
+    protected = b64url(f'{{"alg":"{ECDH}","enc":"{CONTENT}","epk":{epk}}}'.encode())
     return _assemble(protected, wrapped, iv, _content(protected, plaintext, content_key, iv))
 
 
@@ -185,14 +182,14 @@ def _accept(algorithm: str | None, *allowed: str) -> None:
         )
 
 
-def _ec_members(public: ec.EllipticCurvePublicKey) -> dict[str, str]:
+def _coordinates(public: ec.EllipticCurvePublicKey) -> tuple[str, str, str]:
+    """Curve name, x and y of a key as a JWK has them."""
     name = _NAMES.get(public.curve.name)
     if name is None:
         raise MalformedError("key-unsupported", "this elliptic curve is not supported", found=public.curve.name)
     size = _CURVES[name][1]
     numbers = public.public_numbers()
-    x, y = (b64url(value.to_bytes(size, "big")) for value in (numbers.x, numbers.y))
-    return {"crv": name, "kty": "EC", "x": x, "y": y}
+    return name, b64url(numbers.x.to_bytes(size, "big")), b64url(numbers.y.to_bytes(size, "big"))
 
 
 def _ec_from(fields: Fields) -> ec.EllipticCurvePublicKey:
@@ -202,13 +199,10 @@ def _ec_from(fields: Fields) -> ec.EllipticCurvePublicKey:
             "key-unsupported", "this elliptic curve is not supported", expected=" ".join(_CURVES), found=name
         )
     curve, size = _CURVES[name]
-    x, y = (
-        int.from_bytes(unb64url(fields.text(member, limit=100), what=f"JWK {member}", size=size), "big")
-        for member in ("x", "y")
-    )
+    x, y = (unb64url(fields.text(member, limit=100), what=f"JWK {member}", size=size) for member in ("x", "y"))
     fields.finish()
     try:
-        return ec.EllipticCurvePublicNumbers(x, y, curve).public_key()
+        return ec.EllipticCurvePublicKey.from_encoded_point(curve, b"\x04" + x + y)
     except ValueError as error:
         raise MalformedError("jwk-malformed", "the JWK's point is not on its curve", found=name) from error
 

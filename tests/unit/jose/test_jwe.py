@@ -76,6 +76,21 @@ def test_public_jwk_has_the_vector_coordinates() -> None:
     assert thumbprint(public_jwk(RSA)) == oracle_key(RSA).thumbprint()
 
 
+@pytest.mark.parametrize("key", [*(ec.generate_private_key(curve) for curve in CURVES), RSA])
+def test_header_is_what_stock_clients_write_anew(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> None:
+    """They parse the header and serialise it again to get the AAD (kbs.md a.6): alg, enc, then epk with sorted members,
+    compact, and nothing else."""
+    for recipient in (key.public_key(), public_jwk(key)):
+        text = unb64url(encrypt_to(recipient, b"secret")["protected"], what="header").decode()
+        header = json.loads(text)
+        epk = header.pop("epk", None)
+        again = {"alg": header.pop("alg"), "enc": header.pop("enc")} | ({} if epk is None else {"epk": epk})
+        assert not header
+        assert epk is None or list(epk) == ["crv", "kty", "x", "y"]
+        assert (epk is None) == isinstance(key, rsa.RSAPrivateKey)
+        assert json.dumps(again, separators=(",", ":")) == text
+
+
 @pytest.mark.parametrize("curve", CURVES, ids=lambda curve: curve.name)
 def test_round_trip_and_oracle_on_every_curve(curve: ec.EllipticCurve) -> None:
     key = ec.generate_private_key(curve)
