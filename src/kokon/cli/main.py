@@ -55,6 +55,7 @@ COMMANDS = (
     Command("inspect", "kokon.cli.inspect:inspect", "Show what a sealed image says about itself."),
     Command("keygen", "kokon.cli.keys:keygen", "Make an author's signing key."),
     Command("provision serve", "kokon.cli.provision:serve", "Run the provisioning server."),
+    Command("provision rotate", "kokon.cli.provision:rotate", "Sign tokens with a new key."),
     Command("secret put", "kokon.cli.secret:put", "Store a secret."),
     Command("secret list", "kokon.cli.secret:list_secrets", "List the names of secrets."),
     Command("secret rm", "kokon.cli.secret:rm", "Delete a secret."),

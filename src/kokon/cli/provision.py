@@ -1,4 +1,4 @@
-"""`kokon provision serve`: the owner's provisioning server."""
+"""`kokon provision`: the owner's provisioning server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kokon.cli.hardware import DEFAULT_HARDWARE, Hardware, completion, read_endorsements, read_policy
-from kokon.cli.output import note, simulated_root
+from kokon.cli.output import emit, note, simulated_root
 
 if TYPE_CHECKING:
     from kokon.provisioning.serve import Ready
@@ -73,3 +73,24 @@ def _announce(ready: Ready, json: bool) -> None:
         note(f"{SIMULATED}: {', '.join(ready.accepted_simulated)}")
     if json:
         print(jsonlib.dumps(ready.as_dict()), flush=True)
+
+
+def rotate(*, admin: Path | None = None, json: bool = False) -> None:
+    """Have the server sign tokens with a new key; those of the last one stay good until they expire.
+
+    Example: `kokon provision rotate`
+
+    The server does so by itself every 30 days.
+
+    Parameters
+    ----------
+    admin
+        The server's admin.json; default: that of the server on this machine.
+    json
+        Print JSON.
+    """
+    from kokon.provisioning.client import AdminClient
+
+    with AdminClient.from_home(admin) as client:
+        kid = client.rotate_token_key()
+    emit({"kid": kid}, f"tokens are signed with key {kid}", json)

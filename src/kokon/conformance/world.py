@@ -11,7 +11,7 @@ import email.utils
 import re
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -54,13 +54,15 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Attested:
-    """A handshake that was granted: session, key, the message that was sent, the token."""
+    """A handshake that was granted: session, key, the message that was sent, the token. `opened` is the session as it
+    was before: its cookie may be another."""
 
     session: Session
     key: TeeKey
     message: dict[str, Any]
     answer: Answer
     token: str = field(repr=False)
+    opened: Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,13 @@ class World:
         """The answer to an Attestation."""
         return self.post("/attest", message, cookie=session.cookie if cookie is None else cookie)
 
+    def followed(self, session: Session, answer: Answer) -> Session:
+        """The session as a client with a cookie jar goes on with it: /attest may set a new value."""
+        if not any(text.strip().startswith(f"{COOKIE}=") for text in answer.all("set-cookie")):
+            return session
+        cookie, ends = self.cookie_of(answer)
+        return replace(session, cookie=cookie, ends=ends)
+
     def handshake(self, version: str = NEWEST, key: TeeKey | None = None, **changes: Any) -> Attested:
         """A whole handshake. Raises `Violation` if it is refused."""
         key = key or self.key("RSA" if version == "0.1.1" else "P-256")
@@ -196,7 +205,7 @@ class World:
         if not isinstance(token, str) or not token:
             raise Violation("the answer to /attest has no token")
         self.secret(token)
-        return Attested(session, key, message, answer, token)
+        return Attested(self.followed(session, answer), key, message, answer, token, session)
 
     def attested(self) -> Attested:
         """A granted handshake, the same each time. Raises `Skip` if the server grants none."""

@@ -59,7 +59,7 @@ PROGRAMS = (
     Program("buildah", "buildah", "building images to seal"),
 )
 
-DISTRIBUTIONS = ("cryptography", "cbor2", "cyclopts", "httpx2", "joserfc", "rich", "starlette", "uvicorn")
+DISTRIBUTIONS = ("cryptography", "cbor2", "cyclopts", "httpx2", "msgspec", "rich", "starlette", "uvicorn")
 
 
 def examine(root: Path = Path("/")) -> list[Finding]:

@@ -21,7 +21,7 @@ from kokon.image.open import check_statement
 from kokon.image.signature import verify_signature
 from kokon.image.statement import Statement, format_time, read_statement
 from kokon.launch.document import LaunchDocument, document_digest, parse_document
-from kokon.provisioning.protocol import check_path, resource_path
+from kokon.provisioning.kbs.paths import check_path, resource_path
 from kokon.provisioning.workload import Workload, parse_policy
 from kokon.wire import Fields, parse_json, unb64
 

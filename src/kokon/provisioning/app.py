@@ -19,10 +19,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from kokon.errors import DeniedError, HostError, KokonError, MalformedError, StaleError, UntrustedError, UsageError
+from kokon.errors import KokonError, MalformedError, UsageError
 from kokon.provisioning.admission import ADMISSION_LIMIT
 from kokon.provisioning.aside import Aside
-from kokon.provisioning.protocol import ATTEST_LIMIT, COOKIE, REQUEST_LIMIT, challenge, error_document
+from kokon.provisioning.kbs.answers import Where, error_document, refusal, refusal_of
+from kokon.provisioning.kbs.messages import ATTEST_LIMIT, REQUEST_LIMIT, challenge
+from kokon.provisioning.kbs.session import read_cookie, set_cookie
+from kokon.provisioning.release import Attempt
 from kokon.provisioning.service import LOG_PAGE, RESOURCE_LIMIT, Refusal, Service
 
 if TYPE_CHECKING:
@@ -31,12 +34,6 @@ if TYPE_CHECKING:
 RESOURCES = "/kbs/v0/resource/"
 BODY_SECONDS = 30.0
 """How long a peer may take to send a body."""
-_UNAUTHORIZED = frozenset(
-    {"session-unknown", "nonce-used", "token-missing", "token-malformed", "token-signature", "token-expired"}
-)
-_NOT_FOUND = frozenset({"resource-unknown", "workload-not-found", "denial-unknown", "no-such-path"})
-_TOO_LARGE = frozenset({"body-too-large", "json-too-large", "resource-size"})
-_VARIANTS = {400: "SerdeError", 401: "AttestationError", 403: "PolicyDeny", 404: "PluginInternalError"}
 
 
 def build_app(service: Service) -> Starlette:
@@ -68,6 +65,7 @@ def _routes() -> list[Route]:
         Route("/kbs/v0/resource/{path:path}", _delete_resource, methods=["DELETE"]),
         Route("/kokon/v1/events", _event, methods=["POST"]),
         Route("/.well-known/jwks.json", _jwks, methods=["GET"]),
+        Route("/kokon/v1/token-key", _rotate, methods=["POST"]),
         Route("/kokon/v1/owner-key", _owner_key, methods=["GET"]),
         Route("/kokon/v1/resources", _list_resources, methods=["GET"]),
         Route("/kokon/v1/workloads", _list_workloads, methods=["GET"]),
@@ -91,20 +89,19 @@ async def _auth(request: Request) -> Response:
 
 async def _attest(request: Request) -> Response:
     body = await _body(request, ATTEST_LIMIT)
-    session = request.cookies.get(COOKIE)
     service = _service(request)
-    token = await run_in_threadpool(service.attest, session, body)
-    if not isinstance(token, str):
-        attempt = token
+    granted = await run_in_threadpool(service.attest, _cookie(request), body)
+    if isinstance(granted, Attempt):
+        attempt = granted
         claims = await _aside(request).run(lambda: service.fetch(attempt))
-        token = await run_in_threadpool(service.resume, attempt, claims)
-    return _with_session(JSONResponse({"token": token}), session or "")
+        granted = await run_in_threadpool(service.resume, attempt, claims)
+    return _with_session(JSONResponse({"token": granted.token}), granted.session)
 
 
 async def _get_resource(request: Request) -> Response:
     path = _resource(request)
     service = _service(request)
-    message = await run_in_threadpool(service.resource, request.cookies.get(COOKIE), _bearer(request), path)
+    message = await run_in_threadpool(service.resource, _cookie(request), _bearer(request), path)
     return JSONResponse(message)
 
 
@@ -119,8 +116,12 @@ async def _event(request: Request) -> Response:
 
 
 def _with_session(response: Response, session: str) -> Response:
-    response.set_cookie(COOKIE, session, path="/kbs/v0", secure=True, httponly=True, samesite="strict")
+    response.headers["Set-Cookie"] = set_cookie(session, "/kbs/v0")
     return response
+
+
+def _cookie(request: Request) -> str | None:
+    return read_cookie(request.headers.get("cookie"))
 
 
 # -- the owner -----------------------------------------------------------------------------------------------------
@@ -128,6 +129,11 @@ def _with_session(response: Response, session: str) -> Response:
 
 async def _owner_key(request: Request) -> Response:
     return JSONResponse(_service(request).owner_key())
+
+
+async def _rotate(request: Request) -> Response:
+    await _admin(request)
+    return JSONResponse(await run_in_threadpool(_service(request).rotate_token_key))
 
 
 async def _put_resource(request: Request) -> Response:
@@ -242,45 +248,27 @@ def _number(request: Request, name: str, default: int) -> int:
     return int(text)
 
 
-def status_of(error: KokonError) -> int:
-    """The HTTP status that tells of `error`."""
-    kinds: dict[type[KokonError], int] = {
-        MalformedError: 400,
-        UsageError: 400,
-        UntrustedError: 403,
-        DeniedError: 403,
-        StaleError: 403,
-        HostError: 503,
-    }
-    return _status(error.code, kinds.get(type(error), 500))
-
-
-def _status(code: str, otherwise: int) -> int:
-    for codes, status in ((_UNAUTHORIZED, 401), (_NOT_FOUND, 404), (_TOO_LARGE, 413)):
-        if code in codes:
-            return status
-    return otherwise
-
-
-def _refused(_: Request, error: Exception) -> Response:
+def _refused(request: Request, error: Exception) -> Response:
     if not isinstance(error, Refusal):
         raise error
-    status = _status(error.code, 403)
-    document = error_document(_VARIANTS.get(status, "PolicyDeny"), f"{error.code}: id {error.denial}")
-    return JSONResponse(document, status)
+    answer = refusal(error.code, error.kind, _where(request), denial=error.denial)
+    return Response(answer.body, answer.status, answer.headers)
 
 
 def _failed(request: Request, error: Exception) -> Response:
     if not isinstance(error, KokonError):
         raise error
-    status = status_of(error)
-    headers = {"Retry-After": "5"} if status == 503 else None
-    document: dict[str, Any] = {}
-    if _is_kbs(request):
-        document |= error_document(_VARIANTS.get(status, "PluginInternalError"), error.code)
+    answer = refusal_of(error, _where(request))
+    document: dict[str, Any] = dict(answer.document) if _is_kbs(request) else {}
     if not _for_guest(request):
         document["error"] = error.as_dict()
-    return JSONResponse(document, status, headers)
+    return JSONResponse(document, answer.status, answer.headers)
+
+
+def _where(request: Request) -> Where:
+    if request.url.path in ("/kbs/v0/auth", "/kbs/v0/attest"):
+        return "handshake"
+    return "resource" if _for_guest(request) else "admin"
 
 
 def _bug(request: Request, _: Exception) -> Response:

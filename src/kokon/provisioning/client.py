@@ -146,6 +146,10 @@ class AdminClient:
         """The token that opens the log of a workload's containers; asking for it is logged."""
         return str(self._call("POST", f"/kokon/v1/workloads/{quote(workload, safe='')}/log-token")["token"])
 
+    def rotate_token_key(self) -> str:
+        """Have tokens signed with a new key; its key id."""
+        return str(self._call("POST", "/kokon/v1/token-key")["kid"])
+
     def owner_key(self) -> dict[str, Any]:
         """The owner's public key: `jwk` and `fingerprint`."""
         return self._call("GET", "/kokon/v1/owner-key")

@@ -32,7 +32,7 @@ from kokon.launch.document import (
     VolumeUse,
     build_document,
 )
-from kokon.provisioning.protocol import resource_path
+from kokon.provisioning.kbs.paths import resource_path
 from kokon.wire import b64, parse_json, unb64
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The server's keys and tokens: made at first start, kept in files that only the owner can read.
 
-`master.key` seals the store, `owner-key.pem` opens what authors encrypt to the owner, `token-key.pem` signs attestation
-tokens, `admin.token` opens the admin interface.
+`master.key` seals the store and the cookies of handshakes, `owner-key.pem` opens what authors encrypt to the owner,
+`token-keys.json` signs attestation tokens, `admin.token` opens the admin interface.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -23,14 +25,16 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from kokon.errors import HostError, MalformedError, UsageError
+from kokon.provisioning.token.keys import TokenKeys, decode_keys, generate_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
     from pathlib import Path
 
 MASTER_KEY = "master.key"
 OWNER_KEY = "owner-key.pem"
-TOKEN_KEY = "token-key.pem"  # noqa: S105
+TOKEN_KEYS = "token-keys.json"  # noqa: S105
 ADMIN_TOKEN = "admin.token"  # noqa: S105
 KEY_FILE_LIMIT = 16 << 10
 
@@ -41,12 +45,13 @@ class ServerKeys:
 
     master: bytes = field(repr=False)
     owner: ec.EllipticCurvePrivateKey = field(repr=False)
-    token: ec.EllipticCurvePrivateKey = field(repr=False)
+    token: TokenKeys = field(repr=False)
     admin_token: str = field(repr=False)
 
 
-def open_keys(directory: Path) -> ServerKeys:
-    """The keys in `directory`, each made if it is not there yet; the directory gets mode 0700, files 0600.
+def open_keys(directory: Path, now: datetime) -> ServerKeys:
+    """The keys in `directory`, each made at `now` (aware) if it is not there yet; the directory gets mode 0700, files
+    0600.
 
     Raises `HostError` (`state-unusable`), `UsageError` (`key-file-exposed`), `MalformedError` (`key-file-malformed`).
     """
@@ -59,9 +64,28 @@ def open_keys(directory: Path) -> ServerKeys:
     return ServerKeys(
         master=master,
         owner=private_key(directory / OWNER_KEY),
-        token=private_key(directory / TOKEN_KEY),
+        token=open_token_keys(directory, now),
         admin_token=_token(private_file(directory / ADMIN_TOKEN, lambda: secrets.token_urlsafe(32).encode())),
     )
+
+
+def open_token_keys(directory: Path, now: datetime) -> TokenKeys:
+    """The keys for tokens, made at `now` (aware) if they are not there. Raises as `open_keys`, and
+    `token-keys-malformed`."""
+    return decode_keys(private_file(directory / TOKEN_KEYS, lambda: generate_keys(now).encode()))
+
+
+def keep_token_keys(directory: Path, keys: TokenKeys) -> None:
+    """Replace the keys for tokens on the disk. Raises `HostError` (`state-unusable`)."""
+    try:
+        write_private(directory / TOKEN_KEYS, keys.encode())
+    except OSError as error:
+        raise _unusable(directory / TOKEN_KEYS, error) from error
+
+
+def session_key(master: bytes) -> bytes:
+    """The key that seals the cookies of handshakes (32 bytes), from the master key (RFC 5869, expand)."""
+    return HKDFExpand(SHA256(), 32, b"kokon kbs session key").derive(master)
 
 
 def private_directory(directory: Path) -> None:

@@ -19,7 +19,7 @@ from kokon.appraisal.policy import Policy, ReferenceValues
 from kokon.appraisal.policy_file import POLICY_LIMIT, parse_policy
 from kokon.appraisal.reference_file import REFERENCES_LIMIT, parse_references
 from kokon.errors import MalformedError
-from kokon.provisioning.protocol import check_path, resource_path
+from kokon.provisioning.kbs.paths import check_path, resource_path
 from kokon.provisioning.workload import Workload, parse_time
 from kokon.wire import Fields
 

@@ -15,20 +15,16 @@ from typing import TYPE_CHECKING, Any
 from kokon.appraisal.appraise import appraise
 from kokon.appraisal.lacking import check_missing, worth_fetching
 from kokon.appraisal.policy import Policy, ReferenceValues
-from kokon.appraisal.reference import registers_of
 from kokon.errors import DeniedError, KokonError, StaleError
+from kokon.provisioning.kbs.binding import check_binding
+from kokon.provisioning.kbs.messages import Attestation
+from kokon.provisioning.kbs.session import Session
 from kokon.provisioning.measured import match
-from kokon.provisioning.protocol import Attestation, Session, runtime_digest
 from kokon.tee.evidence import Check, Claims, Evidence, Need, failed, passed
 
 if TYPE_CHECKING:
     from kokon.appraisal.result import AttestationResult
     from kokon.provisioning.workload import Workload
-
-WITHOUT_NONCE = ("0.1.1", "0.2.0")
-"""Versions whose attestation does not repeat the nonce: the report data alone binds it."""
-_ALGORITHMS = ("sha256", "sha384", "sha512")
-_PCR8 = ("tpm", "az-snp-vtpm", "az-tdx-vtpm")
 
 Finder = Callable[[bytes], "Workload | None"]
 """Finds the workload whose launch document has this digest."""
@@ -40,7 +36,7 @@ class Verdict:
 
     `workload` is the one whose launch document the enclave has, `facts` what the log keeps of the evidence. `wanted` is
     what a vendor may be asked for, after which the verdict may be another one: only for an admitted workload, and
-    only if nothing is wrong with the evidence so far.
+    only if nothing is wrong with the evidence so far. `genuine`: the evidence verifies and was made for this session.
     """
 
     checks: tuple[Check, ...]
@@ -48,6 +44,7 @@ class Verdict:
     workload: Workload | None
     facts: Mapping[str, Any]
     wanted: tuple[Need, ...] = ()
+    genuine: bool = False
 
     @property
     def code(self) -> str | None:
@@ -57,11 +54,12 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """An attestation with its session and the evidence that came in it."""
+    """An attestation with its session, the evidence that came in it, and the checks of devices' evidence, if any."""
 
     attestation: Attestation
     session: Session
     evidence: Evidence
+    devices: tuple[Check, ...] = ()
 
 
 def judge(
@@ -70,7 +68,8 @@ def judge(
     """The verdict about `attempt`, whose evidence says `claims`; `known` are all workloads, for telling what comes
     nearest, and `rules` what is demanded of every platform."""
     workload = find(launch_digest(claims))
-    binding, facts = _binding(attempt.attestation, attempt.session, claims), _facts(attempt.evidence.report, claims)
+    session, facts = attempt.session, _facts(attempt.evidence.report, claims)
+    binding = (*check_binding(attempt.attestation, session.tee, session.nonce, claims), *attempt.devices)
     if workload is not None:
         result = appraise(claims, reference_values(workload, claims), policy(workload, rules), now)
     else:
@@ -78,16 +77,19 @@ def judge(
         if found is None or any(check.outcome == "failed" for check in found[1].appraised):
             nearest = found[1].appraised if found else ()
             unknown = _unknown(claims, known, found[0] if found else None)
-            return Verdict((*binding, *claims.checks, unknown, *nearest), None, None, facts)
+            checks = [*binding, *claims.checks]
+            genuine = all(check.outcome != "failed" for check in checks)
+            return Verdict((*checks, unknown, *nearest), None, None, facts, genuine=genuine)
         workload, result = found
     missing = check_missing(result)
+    bound = all(check.outcome != "failed" for check in binding)
     admitted = passed("workload", workload.name)
     checks = [*binding, *result.verified, *missing, admitted, *result.appraised]
     if result.status != "affirming" and not missing:
         checks.append(failed("appraisal", "not-affirming", expected="affirming", found=result.status))
     good = result.ok and all(check.outcome != "failed" for check in checks)
-    wanted = worth_fetching(claims) if all(check.outcome != "failed" for check in binding) else ()
-    return Verdict(tuple(checks), (workload, result) if good else None, workload, facts, wanted)
+    wanted, genuine = worth_fetching(claims) if bound else (), bound and not claims.failures
+    return Verdict(tuple(checks), (workload, result) if good else None, workload, facts, wanted, genuine)
 
 
 def reference_values(workload: Workload, claims: Claims) -> ReferenceValues:
@@ -161,79 +163,6 @@ def launch_digest(claims: Claims) -> bytes:
     without the zeros behind (kbs protocol, initdata)."""
     field = claims.host_data
     return field[:32] if len(field) > 32 and not any(field[32:]) else field
-
-
-def _binding(attestation: Attestation, session: Session, claims: Claims) -> list[Check]:
-    """Freshness and ownership: the session's nonce, and evidence made for this nonce and this key."""
-    checks = []
-    if session.version in WITHOUT_NONCE or hmac.compare_digest(attestation.nonce.encode(), session.nonce.encode()):
-        checks.append(passed("nonce"))
-    else:
-        checks.append(
-            failed(
-                "nonce",
-                "nonce-mismatch",
-                expected="the nonce of this session",
-                found="another",
-                hint="the attestation was made for another handshake: a replay, or two guests share a session",
-            )
-        )
-    digest = runtime_digest(attestation.jwk, session.nonce, attestation.additional)
-    expected = _report_data(claims, digest)
-    if hmac.compare_digest(expected, claims.report_data):
-        checks.append(passed("report-data", "bound to nonce and key"))
-    else:
-        checks.append(
-            failed(
-                "report-data",
-                "report-data-mismatch",
-                expected=expected.hex(),
-                found=claims.report_data.hex(),
-                hint="the evidence was not made for this nonce and key: a replay, or somebody in the middle",
-            )
-        )
-    if session.tee != claims.tee:
-        checks.append(failed("tee", "tee-mismatch", expected=session.tee, found=claims.tee))
-    if attestation.additional:
-        checks.append(failed("additional-evidence", "additional-evidence-unsupported", expected="none", found="some"))
-    if attestation.init_data is not None:
-        checks.append(_init_data_check(attestation.init_data, claims))
-    return checks
-
-
-def _report_data(claims: Claims, digest: bytes) -> bytes:
-    """The runtime digest (48 bytes) as the TEE carries it: a TPM's quote its first 32 bytes, Azure's and Nitro's all of
-    it, the others followed by zeros."""
-    if claims.tee == "tpm":
-        return digest[:32]
-    if claims.tee in ("az-snp-vtpm", "az-tdx-vtpm", "nitro"):
-        return digest
-    return digest.ljust(64, b"\0")
-
-
-def _init_data_check(init_data: bytes, claims: Claims) -> Check:
-    """The launch document that was sent, hashed, against the field that the hardware signed; cut or followed by zeros
-    where the field has another length. A vTPM extends PCR 8 with it.
-
-    The document names one of three hashes. All are tried instead of reading it: whoever sends it has proved nothing
-    yet, and whichever of them fits binds every byte.
-    """
-    if claims.tee in _PCR8:
-        found = registers_of(claims).get("sha256:pcr8", registers_of(claims).get("pcr8", b""))
-        expected = [hashlib.sha256(bytes(32) + hashlib.sha256(init_data).digest()).digest()]
-    else:
-        found, size = claims.host_data, len(claims.host_data)
-        digests = (hashlib.new(name, init_data).digest() for name in _ALGORITHMS)
-        expected = [digest[:size].ljust(size, b"\0") for digest in digests]
-    if found and any(hmac.compare_digest(one, found) for one in expected):
-        return passed("init-data", found.hex())
-    return failed(
-        "init-data",
-        "init-data-mismatch",
-        expected=found.hex() or "a field for it",
-        found=expected[0].hex(),
-        hint="the launch document that was sent is not the one that the enclave was launched with",
-    )
 
 
 def _unknown(claims: Claims, known: Mapping[str, Workload], nearest: Workload | None) -> Check:

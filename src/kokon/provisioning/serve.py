@@ -22,7 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from kokon.errors import HostError, UsageError
 from kokon.provisioning.app import build_app
 from kokon.provisioning.client import ADMIN_FILE
-from kokon.provisioning.keys import ADMIN_TOKEN, fingerprint, open_keys, write_private
+from kokon.provisioning.keys import ADMIN_TOKEN, fingerprint, keep_token_keys, open_keys, write_private
 from kokon.provisioning.service import Service
 from kokon.provisioning.store import Store
 from kokon.provisioning.tls import TlsIdentity, open_tls, server_context
@@ -116,7 +116,7 @@ def serve(options: ServeOptions, announce: Callable[[Ready], None]) -> None:
     """
     _raise_descriptor_limit()
     now = datetime.now(UTC)
-    keys = open_keys(options.state)
+    keys = open_keys(options.state, now)
     named = () if options.host in _WILDCARDS else (options.host,)
     identity = open_tls(options.state, (*named, *options.names), now)
     listener = _listen(options.host, options.port)
@@ -130,6 +130,7 @@ def serve(options: ServeOptions, announce: Callable[[Ready], None]) -> None:
             lambda: datetime.now(UTC),
             policy=options.policy,
             complete=options.complete,
+            keep=lambda tokens: keep_token_keys(options.state, tokens),
         )
         url = _url(options, listener.getsockname()[1])
         access = {"url": url, "token": keys.admin_token, "certificate": identity.certificate}

@@ -5,61 +5,70 @@ Whatever is answered was written first, in the same transaction as the log entry
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from kokon.appraisal.policy import Policy
 from kokon.errors import DeniedError, KokonError, MalformedError, UntrustedError, UsageError
-from kokon.jose import jwt
 from kokon.jose.jwe import encrypt_to, from_jwk, public_jwk, thumbprint
 from kokon.launch.document import parse_document
 from kokon.provisioning.admission import ADMISSION_LIMIT, Admission, Kind, admit, parse_admission
-from kokon.provisioning.bearer import Bearer, make_token, read_token
-from kokon.provisioning.keys import fingerprint
-from kokon.provisioning.measured import parse_measured
-from kokon.provisioning.protocol import (
+from kokon.provisioning.bearer import Bearer, Granted, Tokens
+from kokon.provisioning.kbs.envelopes import allowed_tees, check_device, primary_tees, read_devices, read_evidence
+from kokon.provisioning.kbs.messages import (
     REQUEST_LIMIT,
-    Sessions,
-    check_path,
+    device_digest,
+    new_nonce,
     parse_attestation,
     parse_request,
-    resource_path,
 )
+from kokon.provisioning.kbs.paths import check_path, resource_path
+from kokon.provisioning.kbs.session import Session, SessionSealer, new_session
+from kokon.provisioning.kbs.spent import SpentNonces
+from kokon.provisioning.keys import fingerprint, session_key
+from kokon.provisioning.measured import parse_measured
 from kokon.provisioning.release import Attempt, Verdict, check_release, error_check, judge
 from kokon.provisioning.throttle import Throttle
 from kokon.provisioning.workload import Workload, decode_workload, encode_workload
 from kokon.tee.endorsements import Endorsements
 from kokon.tee.evidence import Check, Claims
-from kokon.tee.registry import tee, verify
+from kokon.tee.registry import verify
 from kokon.wire import Fields, parse_json
 
 if TYPE_CHECKING:
     from kokon.appraisal.lacking import Completion
     from kokon.provisioning.keys import ServerKeys
     from kokon.provisioning.store import Store
+    from kokon.provisioning.token.keys import TokenKeys
 
+PROJECT = "default"
+"""The project of every guest: there is one yet."""
 RESOURCE_LIMIT = 1 << 20
 LOG_PAGE = 1000
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
-    """A refusal that was logged: all that the guest is told is `code` and `denial`, the id for the owner."""
+    """A refusal that was logged: all that the guest is told is `code` and `denial`, the id for the owner. `kind` is
+    that of the error behind it."""
 
-    def __init__(self, code: str, denial: str) -> None:
+    def __init__(self, code: str, denial: str, kind: str = DeniedError.kind) -> None:
         super().__init__(code)
         self.code = code
         self.denial = denial
+        self.kind = kind
 
 
 class Service:
     """One server over one store. Calls are safe from several threads; `clock` gives the time (aware, UTC).
 
     `policy` is what is demanded of every platform (None: the strict default). `complete` gets endorsements that are
-    lacking; None: those given are all there are.
+    lacking; None: those given are all there are. `keep` makes new keys for tokens durable before they are used.
     """
 
     def __init__(
@@ -72,9 +81,13 @@ class Service:
         *,
         policy: Policy | None = None,
         complete: Completion | None = None,
+        keep: Callable[[TokenKeys], None] = lambda _keys: None,
     ) -> None:
         self.certificate = certificate
-        self.sessions = Sessions(secrets.token_bytes)
+        self._sealer = SessionSealer(session_key(keys.master), secrets.token_bytes)
+        self._spent = SpentNonces()
+        self._tokens = Tokens(keys.token, keep, self._token_key_rotated)
+        self._tees = allowed_tees()
         self._store = store
         self._keys = keys
         self._clock = clock
@@ -104,19 +117,17 @@ class Service:
     # -- guests ----------------------------------------------------------------------------------------------------
 
     def auth(self, body: bytes) -> tuple[str, str]:
-        """Session id and nonce for a Request. Raises as `parse_request`."""
-        session = self.sessions.open(parse_request(body), self._clock())
-        return session.identity, session.nonce
+        """The sealed session and the nonce for a Request. Nothing is kept. Raises as `parse_request`."""
+        now, request = self._clock(), parse_request(body, primary_tees(self._tees))
+        session = new_session(PROJECT, request, new_nonce(secrets.token_bytes), now)
+        return self._sealer.seal(session), session.nonce
 
-    def attest(self, cookie: str | None, body: bytes) -> str | Attempt:
+    def attest(self, cookie: str | None, body: bytes) -> Granted | Attempt:
         """The token for an Attestation; or, if endorsements are lacking that may be had, what `fetch` and then `resume`
         must be called with. Raises `Refusal`."""
         now = self._clock()
         try:
-            session = self.sessions.spend(cookie, now)
-            attestation = parse_attestation(body, session.version)
-            evidence = tee(session.tee).from_envelope(_object(attestation.evidence))
-            attempt = Attempt(attestation, session, evidence)
+            attempt = self._attempt(self._sealer.open(cookie, PROJECT, now), body, now)
             claims = verify(attempt.evidence, self._endorsements, now)
         except KokonError as error:
             raise self._refuse("attestation-denied", error, {}) from error
@@ -124,6 +135,17 @@ class Service:
         if self._complete is not None and verdict.wanted:
             return attempt
         return self._conclude(attempt, verdict, now)
+
+    def _attempt(self, session: Session, body: bytes, now: datetime) -> Attempt:
+        """What an attestation consists of. Raises `DeniedError` (`nonce-used`), `MalformedError`."""
+        if session.token is not None:
+            raise DeniedError("nonce-used", "this session has attested already", hint="start a new handshake")
+        attestation = parse_attestation(body, session.version)
+        evidence = read_evidence(session.tee, attestation.evidence)
+        devices = read_devices(attestation.additional, self._tees)
+        digest = device_digest(attestation, session.nonce)
+        found = [check_device(device, digest, self._endorsements, now)[1] for device in devices]
+        return Attempt(attestation, session, evidence, tuple(check for checks in found for check in checks))
 
     def fetch(self, attempt: Attempt) -> Claims:
         """What the evidence of `attempt` says, with what the vendors say about the chip; their services may take their
@@ -136,7 +158,7 @@ class Service:
         except KokonError as error:
             raise self._refuse("attestation-denied", error, {}) from error
 
-    def resume(self, attempt: Attempt, claims: Claims) -> str:
+    def resume(self, attempt: Attempt, claims: Claims) -> Granted:
         """The token for an `attempt` whose evidence says `claims`. Raises `Refusal`."""
         now = self._clock()
         return self._conclude(attempt, self._judge(attempt, claims, now), now)
@@ -146,22 +168,26 @@ class Service:
         found = {workload.host_data: workload for workload in known.values() if workload.host_data}
         return judge(attempt, claims, found.get, known, self._policy, now)
 
-    def _conclude(self, attempt: Attempt, verdict: Verdict, now: datetime) -> str:
-        details = {**verdict.facts, "tee_key": thumbprint(attempt.attestation.jwk)}
+    def _conclude(self, attempt: Attempt, verdict: Verdict, now: datetime) -> Granted:
+        details = {**verdict.facts, "tee_key": thumbprint(dict(attempt.attestation.jwk))}
         if verdict.workload is not None:
             details["workload"] = verdict.workload.name
+        try:
+            if verdict.genuine:
+                self._spent.spend(attempt.session.nonce, attempt.session.expires, now)
+        except KokonError as error:
+            raise self._refuse("attestation-denied", error, details) from error
         if verdict.granted is None:
             code = verdict.code or "not-affirming"
             raise self._deny("attestation-denied", code, "attestation denied", details, verdict.checks)
-        token = make_token(*verdict.granted, attempt, self._keys.token, now)
+        token = self._tokens.make(*verdict.granted, attempt, now)
         try:
             with self._store.transaction():
                 self._count(verdict.granted[0], now)
                 self._store.append(now, "attestation-granted", details)
         except DeniedError as error:
             raise self._refuse("attestation-denied", error, details, attested=True) from error
-        self.sessions.grant(attempt.session, token)
-        return token
+        return Granted(token, self._sealer.seal(replace(attempt.session, token=token)))
 
     def _count(self, workload: Workload, now: datetime) -> None:
         """One more activation of a workload that may have only so many. Raises `DeniedError`
@@ -217,14 +243,19 @@ class Service:
         self._store.append(now, "guest-event", details)
 
     def _holder(self, cookie: str | None, bearer: str | None, now: datetime) -> Bearer:
-        token = self.sessions.token(cookie, now) or bearer
+        """Who asks: by the session first, then by the token (kbs protocol)."""
+        token = bearer
+        if cookie is not None:
+            with contextlib.suppress(DeniedError):
+                token = self._sealer.open(cookie, PROJECT, now).token or bearer
         if token is None:
             raise DeniedError("token-missing", "neither an attested session nor a token", hint="attest first")
-        return read_token(token, self._keys.token.public_key(), now)
+        return self._tokens.read(token, PROJECT, now)
 
     def _refuse(self, event: str, error: KokonError, details: Mapping[str, Any], *, attested: bool = False) -> Refusal:
         checks = [error_check("request", error)]
-        return self._deny(event, error.code, error.message, details, checks, attested=attested)
+        refusal = self._deny(event, error.code, error.message, details, checks, attested=attested)
+        return Refusal(refusal.code, refusal.denial, error.kind)
 
     def _deny(
         self,
@@ -270,8 +301,14 @@ class Service:
 
     def jwks(self) -> dict[str, Any]:
         """The keys that verify this server's tokens, as a JWK set (RFC 7517)."""
-        jwk = jwt.signing_jwk(self._keys.token.public_key())
-        return {"keys": [{**jwk, "kid": thumbprint(jwk), "use": "sig"}]}
+        return self._tokens.jwks(self._clock())
+
+    def rotate_token_key(self) -> dict[str, str]:
+        """Sign tokens with a new key from now on; those of the last one stay good. Raises `HostError`."""
+        return {"kid": self._tokens.rotate(self._clock())}
+
+    def _token_key_rotated(self, keys: TokenKeys, now: datetime) -> None:
+        self._store.append(now, "token-key-rotated", {"kid": keys.current.kid})
 
     def owner_key(self) -> dict[str, Any]:
         """The owner's public key, to which authors encrypt layer keys."""
@@ -456,12 +493,6 @@ class Service:
             if record is not None:
                 workloads[info.name] = decode_workload(record)
         return workloads
-
-
-def _object(evidence: Any) -> Mapping[str, Any]:
-    if not isinstance(evidence, Mapping):
-        raise MalformedError("field-type", "evidence must be an object", found=type(evidence).__name__)
-    return evidence
 
 
 def _bounded(check: Check) -> dict[str, str]:

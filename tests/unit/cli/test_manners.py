@@ -9,6 +9,7 @@ COMMANDS = (
     "endorsements list",
     "evidence show", "evidence verify", "explain", "guest build", "guest show", "inspect", "keygen", "log", "logs",
     "measure sgx", "measure snp", "measure tdx", "sigstruct assemble", "sigstruct make", "sigstruct show",
+    "provision rotate",
     "provision serve", "ps", "rm", "run", "seal", "secret list", "secret put", "secret rm", "stop", "trust author",
     "trust list", "trust owner", "trust simulated", "verify", "workload add", "workload list",
     "workload rm",

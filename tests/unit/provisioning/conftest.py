@@ -112,7 +112,7 @@ def other_chip(tmp_path_factory: pytest.TempPathFactory) -> Chip:
 def serving(state: Path, endorsements: Endorsements, **options: Any) -> Iterator[Server]:
     """A server with its state there; `options` are those of `Service`."""
     clock = Clock()
-    keys = open_keys(state)
+    keys = open_keys(state, clock())
     identity = open_tls(state, (), clock())
     store = Store(state, keys.master)
     service = Service(store, keys, identity.certificate, endorsements, clock, **options)

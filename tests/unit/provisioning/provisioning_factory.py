@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -25,10 +26,9 @@ from kokon.launch.document import (
     build_document,
     document_digest,
 )
-from kokon.provisioning.protocol import runtime_digest
 from kokon.tee.simulated.processor import GuestContext, Processor
 from kokon.tee.snp.envelope import to_envelope
-from kokon.wire import b64
+from kokon.wire import b64, canonical_json
 
 MEASUREMENT = bytes(range(48))
 KEK = bytes(range(100, 132))
@@ -38,8 +38,6 @@ DEBUG = 1 << 19
 
 
 def digest_of(data: bytes) -> str:
-    import hashlib
-
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
@@ -112,6 +110,14 @@ class Author:
             "resources": [],
         }
         return {**request, **changes}
+
+
+def runtime_digest(jwk: dict[str, str], nonce: str, additional: str | None) -> bytes:
+    """What the evidence covers: key, nonce, and since 0.4.0 the text with the evidence of devices."""
+    data: dict[str, Any] = {"tee-pubkey": jwk, "nonce": nonce}
+    if additional is not None:
+        data["additional-evidence"] = additional
+    return hashlib.sha384(canonical_json(data)).digest()
 
 
 def launch(

@@ -160,11 +160,12 @@ def test_nobody_is_asked_for_bad_or_unknown_evidence(start_server, kds: VendorSe
     accepted = frozenset({chip.root})
     server = start_server(Endorsements(accepted_simulated=accepted), complete=online(accepted))
     document = server.admit(statement=REFERENCES)
+    unknown = b'version = "0.1.0"\nalgorithm = "sha256"\n\n[data]\n"a" = "b"\n'
     assert server.attest(chip, document).status_code == 200
     code, entry = server.denial(attest(server, Guest(kds.vendor, document, "all")))
     assert code == "simulated-root-refused"
     assert entry["root"] == root
-    assert server.denial(attest(server, Guest(kds.vendor, b"unknown", "none")))[0] == "workload-unknown"
+    assert server.denial(attest(server, Guest(kds.vendor, unknown, "none")))[0] == "workload-unknown"
     server.challenge()
     message = attestation(Guest(kds.vendor, document), "another", server.tee_key, document)  # type: ignore[arg-type]
     answer = server.guest.post("/kbs/v0/attest", json=message)

@@ -17,7 +17,7 @@ NOW = datetime.now(UTC)
 
 def test_keys_are_made_once_and_kept_from_others(tmp_path: Path) -> None:
     state = tmp_path / "a" / "state"
-    first, second = open_keys(state), open_keys(state)
+    first, second = open_keys(state, NOW), open_keys(state, NOW)
     assert first.master == second.master
     assert first.admin_token == second.admin_token
     assert fingerprint(first.owner.public_key()) == fingerprint(second.owner.public_key())
@@ -40,10 +40,10 @@ def test_servers_that_start_at_once_agree_on_the_key_that_stays(tmp_path: Path) 
 
 
 def test_exposed_key_file_is_refused(tmp_path: Path) -> None:
-    open_keys(tmp_path)
+    open_keys(tmp_path, NOW)
     (tmp_path / MASTER_KEY).chmod(0o640)
     with pytest.raises(UsageError) as caught:
-        open_keys(tmp_path)
+        open_keys(tmp_path, NOW)
     assert caught.value.code == "key-file-exposed"
 
 
@@ -58,23 +58,23 @@ def test_exposed_key_file_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_malformed_key_files(tmp_path: Path, name: str, content: bytes) -> None:
-    open_keys(tmp_path)
+    open_keys(tmp_path, NOW)
     write_private(tmp_path / name, content)
     with pytest.raises(MalformedError) as caught:
-        open_keys(tmp_path)
+        open_keys(tmp_path, NOW)
     assert caught.value.code == "key-file-malformed"
 
 
 def test_unusable_state_directory(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(HostError) as caught:
-        open_keys(tmp_path / "file")
+        open_keys(tmp_path / "file", NOW)
     assert caught.value.code == "state-unusable"
-    open_keys(tmp_path / "state")
+    open_keys(tmp_path / "state", NOW)
     (tmp_path / "state" / MASTER_KEY).unlink()
     (tmp_path / "state" / MASTER_KEY).mkdir()
     with pytest.raises(HostError) as caught:
-        open_keys(tmp_path / "state")
+        open_keys(tmp_path / "state", NOW)
     assert caught.value.code == "state-unusable"
 
 

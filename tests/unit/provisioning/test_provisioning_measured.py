@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from provisioning_factory import MEASUREMENT, attestation, launch
 
-from conftest import Chip, Server
 from kokon.appraisal.policy import Policy
 from kokon.cli.main import main
 from kokon.errors import DeniedError, KokonError, UntrustedError
@@ -20,7 +19,7 @@ from kokon.tee.registry import verify
 from kokon.testing.vendor import FakeVendor
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
-DOCUMENT = b'algorithm = "sha256"\n[data]\n'
+DOCUMENT = b'version = "0.1.0"\nalgorithm = "sha256"\n\n[data]\n"a.txt" = "hi"\n'
 SECRET = "kbs:///billing/secret/db"
 
 
@@ -30,17 +29,17 @@ def body(measurement: bytes = MEASUREMENT, **changes: Any) -> dict[str, Any]:
     return {"name": "billing", "references": references, "resources": [SECRET], "not_after": end, **changes}
 
 
-def attest(server: Server, chip: Chip, measurement: bytes = MEASUREMENT, policy: int = 0x30000) -> Any:
+def attest(server: Any, chip: Any, measurement: bytes = MEASUREMENT, policy: int = 0x30000) -> Any:
     nonce = server.challenge()
     guest = launch(chip.processor, DOCUMENT, measurement, policy)
     return server.guest.post("/kbs/v0/attest", json=attestation(guest, nonce, server.tee_key, DOCUMENT))
 
 
-def read(server: Server) -> Any:
+def read(server: Any) -> Any:
     return server.guest.get("/kbs/v0/resource/billing/secret/db")
 
 
-def test_a_guest_is_known_by_its_measurement(server: Server, chip: Chip) -> None:
+def test_a_guest_is_known_by_its_measurement(server: Any, chip: Any) -> None:
     server.admin.admit(body())
     server.admin.put("billing/secret/db", b"correct horse")
     server.admin.put("billing/secret/other", b"battery")
@@ -50,7 +49,7 @@ def test_a_guest_is_known_by_its_measurement(server: Server, chip: Chip) -> None
     assert server.denial(other)[0] == "resource-not-granted"
 
 
-def test_another_measurement_is_told_what_comes_nearest(server: Server, chip: Chip) -> None:
+def test_another_measurement_is_told_what_comes_nearest(server: Any, chip: Any) -> None:
     server.admin.admit(body())
     code, entry = server.denial(attest(server, chip, bytes(48)))
     assert code == "workload-unknown"
@@ -61,7 +60,7 @@ def test_another_measurement_is_told_what_comes_nearest(server: Server, chip: Ch
     assert read(server).status_code in (401, 403)
 
 
-def test_debug_is_refused_until_the_workloads_policy_allows_it(server: Server, chip: Chip) -> None:
+def test_debug_is_refused_until_the_workloads_policy_allows_it(server: Any, chip: Any) -> None:
     debug = 0x30000 | 1 << 19
     server.admin.admit(body())
     assert attest(server, chip, policy=debug).status_code == 403
@@ -69,7 +68,7 @@ def test_debug_is_refused_until_the_workloads_policy_allows_it(server: Server, c
     assert attest(server, chip, policy=debug).status_code == 200
 
 
-def test_a_new_policy_ends_the_tokens_of_the_old_one(server: Server, chip: Chip) -> None:
+def test_a_new_policy_ends_the_tokens_of_the_old_one(server: Any, chip: Any) -> None:
     server.admin.admit(body())
     server.admin.put("billing/secret/db", b"x")
     assert attest(server, chip).status_code == 200
@@ -78,7 +77,7 @@ def test_a_new_policy_ends_the_tokens_of_the_old_one(server: Server, chip: Chip)
     assert server.denial(read(server))[0] == "workload-withdrawn"
 
 
-def test_no_more_activations_than_allowed(server: Server, chip: Chip) -> None:
+def test_no_more_activations_than_allowed(server: Any, chip: Any) -> None:
     server.admin.admit(body(max_activations=2))
     assert [attest(server, chip).status_code for _ in range(3)] == [200, 200, 403]
     denial = attest(server, chip)
@@ -94,7 +93,7 @@ def test_no_more_activations_than_allowed(server: Server, chip: Chip) -> None:
     assert len(granted) == 4
 
 
-def test_what_may_not_be_admitted(server: Server) -> None:
+def test_what_may_not_be_admitted(server: Any) -> None:
     bad: list[tuple[dict[str, Any], str]] = [
         ({"name": "No/Name"}, "workload-name"),
         ({"references": "x = 1"}, "field-missing"),
@@ -115,7 +114,7 @@ def test_what_may_not_be_admitted(server: Server) -> None:
     assert server.admin.workloads() == []
 
 
-def test_there_is_no_log_of_such_guests(server: Server) -> None:
+def test_there_is_no_log_of_such_guests(server: Any) -> None:
     server.admin.admit(body())
     with pytest.raises(DeniedError) as caught:
         server.admin.log_token("billing")
@@ -172,13 +171,13 @@ def test_the_first_of_several_by_name() -> None:
     assert found[0].name == "ape"
 
 
-def test_evidence_that_does_not_verify_gets_nothing(server: Server, other_chip: Chip) -> None:
+def test_evidence_that_does_not_verify_gets_nothing(server: Any, other_chip: Any) -> None:
     server.admin.admit(body())
     assert server.denial(attest(server, other_chip))[0] == "simulated-root-refused"
     assert isinstance(Endorsements(), Endorsements)
 
 
-def test_commands(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands(server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     access = {"url": server.url, "token": server.keys.admin_token, "certificate": server.certificate}
     admin = tmp_path / "admin.json"
     admin.write_text(json.dumps(access))
@@ -190,6 +189,8 @@ def test_commands(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[
     said = capsys.readouterr()
     assert "admitted billing" in said.out
     assert "still missing: kokon secret put billing/secret/db" in said.err
+    assert main(["provision", "rotate", "--admin", str(admin)]) == 0
+    assert "tokens are signed with key" in capsys.readouterr().out
     assert main(["workload", "list", "--admin", str(admin)]) == 0
     assert "billing  by measurement" in capsys.readouterr().out
     assert main(["workload", "list", "--admin", str(admin), "--json"]) == 0

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+import os
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from provisioning_factory import DEBUG, KEK, MEASUREMENT, POLICY, attestation, launch
+from provisioning_factory import DEBUG, KEK, MEASUREMENT, POLICY, attestation, launch, runtime_digest
 
 from kokon.errors import DeniedError, UntrustedError
 from kokon.image.statement import ReferenceEntry
 from kokon.jose.jwe import decrypt, public_jwk, thumbprint
 from kokon.provisioning.app import BODY_SECONDS
+from kokon.provisioning.kbs.answers import ERROR_PREFIX
+from kokon.provisioning.kbs.session import SessionSealer
+from kokon.provisioning.keys import session_key
 from kokon.provisioning.log import verify_chain
-from kokon.provisioning.protocol import ERROR_PREFIX, runtime_digest
+from kokon.provisioning.token.verify import TokenVerifier
 from kokon.tee.snp.envelope import to_envelope
 
 SECRET = "/kbs/v0/resource/clinic/secret/db-password"
@@ -64,11 +68,9 @@ def test_secrets_reach_the_attested_enclave_and_everything_is_logged(server, chi
 
 
 def test_token_is_an_ear_bound_to_the_key_and_the_workload(server, chip) -> None:
-    from kokon.jose.jwt import verify
-
     document = server.admit()
     token = server.attest(chip, document).json()["token"]
-    claims = verify(token, server.keys.token.public_key(), server.clock())
+    claims = TokenVerifier(server.keys.token, "kokon", dict).verify(token, "default", server.clock())
     assert claims["kokon.workload"] == "clinic"
     assert claims["simulated"] is True
     cpu = claims["submods"]["cpu0"]
@@ -90,7 +92,7 @@ def test_denied_enclaves_get_nothing_but_a_code(server, chip, code: str, options
     document = server.admit()
     answer = server.attest(chip, document, **options)
     assert answer.status_code == 403
-    assert answer.json()["type"] == ERROR_PREFIX + "PolicyDeny"
+    assert answer.json()["type"] == ERROR_PREFIX + "AttestationError"
     assert set(answer.json()) == {"type", "detail"}
     told, entry = server.denial(answer)
     assert told == code == entry["code"]
@@ -187,13 +189,13 @@ def test_device_evidence_is_refused(server, chip) -> None:
     document = server.admit()
     nonce = server.challenge()
     jwk = public_jwk(server.tee_key)
-    evidence = launch(chip.processor, document).evidence(runtime_digest(jwk, nonce, "{}") + bytes(16))
-    message = {
-        "runtime-data": {"nonce": nonce, "tee-pubkey": jwk},
-        "tee-evidence": {"primary_evidence": to_envelope(evidence), "additional_evidence": "{}"},
-    }
-    code, _ = server.denial(server.guest.post("/kbs/v0/attest", json=message))
-    assert code == "additional-evidence-unsupported"
+    for additional, code in (("{}", "devices-malformed"), ('{"nvidia":{}}', "device-unsupported")):
+        evidence = launch(chip.processor, document).evidence(runtime_digest(jwk, nonce, additional) + bytes(16))
+        message = {
+            "runtime-data": {"nonce": nonce, "tee-pubkey": jwk},
+            "tee-evidence": {"primary_evidence": to_envelope(evidence), "additional_evidence": additional},
+        }
+        assert server.denial(server.guest.post("/kbs/v0/attest", json=message))[0] == code
 
 
 def test_one_flipped_bit_in_the_evidence_is_enough(server, chip) -> None:
@@ -236,14 +238,14 @@ def test_release_is_bound_to_the_workload(server, chip) -> None:
     document = server.admit()
     server.admin.put("other/secret/db-password", b"not yours")
     assert server.attest(chip, document).status_code == 200
-    for path, code in (
-        ("other/secret/db-password", "resource-not-granted"),
-        ("clinic/secret/unknown", "resource-not-granted"),
-        ("clinic/secret", "resource-path"),
-        ("clinic/secret/..%2f", "resource-path"),
+    for path, status, code in (
+        ("other/secret/db-password", 403, "resource-not-granted"),
+        ("clinic/secret/unknown", 403, "resource-not-granted"),
+        ("clinic/secret", 404, "resource-path"),
+        ("clinic/secret/..%2f", 404, "resource-path"),
     ):
         answer = server.guest.get(f"/kbs/v0/resource/{path}")
-        assert (answer.status_code, server.denial(answer)[0]) == (403, code), answer.text
+        assert (answer.status_code, server.denial(answer)[0]) == (status, code), answer.text
     server.admin.delete("clinic/secret/db-password")
     answer = server.guest.get(SECRET)
     assert answer.status_code == 404
@@ -315,7 +317,8 @@ def test_bad_tokens(server) -> None:
         ({}, "token-missing"),
         ({"Authorization": "Basic abc"}, "token-missing"),
         ({"Authorization": "Bearer abc"}, "token-malformed"),
-        ({"Authorization": "Bearer a.b.c"}, "token-signature"),
+        ({"Authorization": "Bearer a.b.c"}, "token-malformed"),
+        ({"Authorization": "Bearer eyJhbGciOiJub25lIn0.e30."}, "token-key-unknown"),
         ({"Authorization": f"Bearer {server.keys.admin_token}"}, "token-malformed"),
     ):
         answer = server.guest.get(SECRET, headers=headers)
@@ -552,7 +555,7 @@ def test_evidence_of_hostile_shape(server, chip) -> None:
         message = attestation(launch(chip.processor, document), nonce, server.tee_key)
         message["tee-evidence"]["primary_evidence"] = evidence
         answer = server.guest.post("/kbs/v0/attest", json=message)
-        assert answer.status_code == 403
+        assert answer.status_code == 400
         assert server.denial(answer)[0].startswith("field-")
 
 
@@ -583,7 +586,7 @@ def test_a_resource_has_one_name(server: Any, path: str) -> None:
     headers = {"Authorization": f"Bearer {server.keys.admin_token}"}
     for method in ("POST", "DELETE"):
         answer = server.guest.request(method, f"/kbs/v0/resource/{path}", content=b"y", headers=headers)
-        assert answer.status_code == 400
+        assert answer.status_code == 404
         assert answer.json()["error"]["code"] == "resource-path"
     assert [one["version"] for one in server.admin.resources()] == [1]
 
@@ -595,6 +598,51 @@ def test_anyone_can_verify_tokens(server: Any, chip: Any) -> None:
     token = server.attest(chip, server.admit()).json()["token"]
     keys = server.guest.get("/.well-known/jwks.json").json()
     decoded = jose.decode(token, KeySet.import_key_set(keys), algorithms=["ES256"])
-    assert decoded.claims["iss"] == "kokon"
+    assert (decoded.claims["iss"], decoded.claims["aud"]) == ("kokon", "default")
     assert [set(key) & {"d", "k"} for key in keys["keys"]] == [set()]
-    assert len(token) < 8192
+    assert len(token) < 4096
+
+
+def test_a_new_token_key_and_the_one_before(server: Any, chip: Any) -> None:
+    """Rotated by the owner, and after a month by itself; old tokens stay good until they expire."""
+    document = server.admit()
+    first = server.attest(chip, document).json()["token"]
+
+    def read(token: str) -> int:
+        with server.client() as client:
+            headers = {"Authorization": f"Bearer {token}"}
+            return int(client.get("/kbs/v0/resource/clinic/secret/db-password", headers=headers).status_code)
+
+    def known() -> list[str]:
+        return [key["kid"] for key in server.guest.get("/.well-known/jwks.json").json()["keys"]]
+
+    assert server.guest.post("/kokon/v1/token-key").status_code == 401
+    kid = server.admin.rotate_token_key()
+    assert known()[0] == kid
+    assert len(known()) == 2
+    assert read(first) == 200
+    second = server.attest(chip, document).json()["token"]
+    assert second.partition(".")[0] != first.partition(".")[0]
+    server.clock.offset = timedelta(minutes=29)
+    assert (read(first), read(second)) == (200, 200)
+    server.clock.offset = timedelta(minutes=31)
+    assert read(first) == 401
+    server.clock.offset = timedelta(days=31)
+    assert server.admit(statement={"not_after": datetime.now(UTC).replace(microsecond=0) + timedelta(days=90)})
+    third = server.attest(chip, document).json()["token"]
+    assert third.partition(".")[0] not in (first.partition(".")[0], second.partition(".")[0])
+    assert known()[0] != kid
+    assert "token-key-rotated" in [entry["event"] for entry in server.events()]
+
+
+def test_sessions_survive_a_restart_and_know_no_other_server(server: Any) -> None:
+    """The guest carries its session: a server with the same master key goes on with it, another one does not."""
+    nonce = server.challenge()
+    value = server.guest.cookies["kbs-session-id"]
+    again = SessionSealer(session_key(server.keys.master), os.urandom)
+    assert again.open(value, "default", server.clock()).nonce == nonce
+    other = SessionSealer(session_key(bytes(32)), os.urandom)
+    for sealer, project in ((other, "default"), (again, "clinic")):
+        with pytest.raises(DeniedError) as caught:
+            sealer.open(value, project, server.clock())
+        assert caught.value.code == "session-unknown"

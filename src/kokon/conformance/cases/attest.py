@@ -211,7 +211,7 @@ def _not_released(world: World, notes: Notes, jwk: dict[str, str]) -> None:
     answer = world.attest(session, message)
     if answer.status == 200:
         notes.tolerate("a token was given to a bad key")
-        answer = world.get(world.readable().path, cookie=session.cookie)
+        answer = world.get(world.readable().path, cookie=world.followed(session, answer).cookie)
     notes.refused(answer, "a bad key")
 
 
@@ -232,7 +232,7 @@ def _never_encrypted(world: World, notes: Notes, jwk: dict[str, str], what: str)
     session = world.auth()
     answer = world.attest(session, world.message(session, Fixed(jwk)))
     if answer.status == 200:
-        answer = world.get(world.readable().path, cookie=session.cookie)
+        answer = world.get(world.readable().path, cookie=world.followed(session, answer).cookie)
     notes.refused(answer, what)
 
 
@@ -259,7 +259,7 @@ def replay_other(world: World, notes: Notes) -> None:
 def replay_same(world: World, notes: Notes) -> None:
     world.attested()
     granted = world.handshake()
-    answer = world.attest(granted.session, granted.message)
+    answer = world.attest(granted.opened, granted.message)
     if answer.status != 200:
         notes.refused(answer, "a replay")
         return
@@ -272,7 +272,7 @@ def replay_same(world: World, notes: Notes) -> None:
 def replay_new_key(world: World, notes: Notes) -> None:
     resource = world.readable()
     granted = world.handshake()
-    answer = world.attest(granted.session, world.message(granted.session, make_key()))
+    answer = world.attest(granted.opened, world.message(granted.opened, make_key()))
     if answer.status != 200:
         notes.refused(answer, "a second attestation")
         return

@@ -35,7 +35,7 @@ T = TypeVar("T")
 VERSION = "0.4.0"
 ANSWER_LIMIT = 2 << 20
 _TOKEN_LIMIT = 64 << 10
-_COOKIE = re.compile(r"kbs-session-id=([0-9A-Za-z-]{1,128})(?:;|$)")
+_COOKIE = re.compile(r"kbs-session-id=([0-9A-Za-z_-]{1,16384})(?:;|$)")
 _DETAIL = re.compile(r"([a-z0-9-]{1,64}): id ([A-Za-z0-9-]{1,64})(?:[ .,;].*)?", re.DOTALL)
 _PREFIX = "/kbs/v0"
 # Confidential Containers' server answers 401 to everything; these of its answers no new session will change. Ours tells

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_the_key_of_an_older_server_opens(tmp_path: Path) -> None:
     """`kokon.provisioning.keys` has written `master.key` so far."""
     from kokon.provisioning.keys import open_keys
 
-    keys = open_keys(tmp_path)
+    keys = open_keys(tmp_path, datetime(2026, 11, 27, tzinfo=UTC))
     assert vault.held_by(tmp_path) == "file"
     assert vault.open_master(tmp_path, CLEAR).key == keys.master
 
