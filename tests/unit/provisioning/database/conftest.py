@@ -1,0 +1,86 @@
+"""Databases of both kinds; PostgreSQL is started once for all tests of a process."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from database_factory import BINARIES, Lab, Postgres, running_postgres
+
+from kokon.provisioning.database import Store
+from kokon.provisioning.database.engines import open_backend
+from kokon.provisioning.database.migrate import upgrade
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    if not (BINARIES / "postgres").exists():
+        warnings.warn(f"NOT TESTED: the store on PostgreSQL, for want of {BINARIES} (scripts/setup)", stacklevel=1)
+        pytest.skip(f"PostgreSQL is not installed in {BINARIES}: run scripts/setup")
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with empty tables: making them takes longer than most tests."""
+    path = tmp_path_factory.mktemp("empty") / "kokon.db"
+    backend = open_backend(path)
+    with backend.writing() as connection:
+        upgrade(connection)
+    backend.close()
+    return path
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def lab(request: pytest.FixtureRequest, tmp_path: Path, empty_file: Path) -> Lab:
+    """A database of each kind, its tables there and empty."""
+    if request.param == "sqlite":
+        return Lab(Path(shutil.copy(empty_file, tmp_path)))
+    return Lab(request.getfixturevalue("postgres").reuse())
+
+
+@pytest.fixture
+def server_lab(postgres: Postgres) -> Lab:
+    """A database on PostgreSQL."""
+    return Lab(postgres.reuse())
+
+
+@pytest.fixture
+def file_lab(tmp_path: Path, empty_file: Path) -> Lab:
+    """A database in a file."""
+    return Lab(Path(shutil.copy(empty_file, tmp_path)))
+
+
+@pytest.fixture
+def store(lab: Lab) -> Iterator[Store]:
+    with lab.open() as store:
+        yield store
+
+
+@pytest.fixture
+def blocked() -> Callable[[Store], contextlib.AbstractContextManager[None]]:
+    """Keeps a store's writer busy, so that works that come meanwhile share a batch."""
+
+    @contextlib.contextmanager
+    def blocking(store: Store) -> Iterator[None]:
+        if store._listener:
+            store._listener.connected.wait()  # it has the writer do something too
+        begun, go = threading.Event(), threading.Event()
+
+        def wait() -> None:
+            begun.set()
+            go.wait()
+
+        store._writer._task(wait)
+        begun.wait()
+        with contextlib.ExitStack() as stack:
+            stack.callback(go.set)
+            yield
+
+    return blocking
