@@ -2,42 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from kokon.cli.access import DEFAULT_ACCESS, Access, connect
 from kokon.cli.output import emit, note
+from kokon.cli.policy import digest_option
 from kokon.errors import HostError, UsageError
 
 if TYPE_CHECKING:
     from typing import Any
 
+    from kokon.provisioning.client import AdminClient
+
 KEY_LIMIT = 16 << 10
 
 
-def _help(text: str, *names: str) -> Parameter:
-    return Parameter(name=names or None, help=text)
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Whose image it is, and how it is launched.
+
+    Parameters
+    ----------
+    author
+        Public key of the image's author (PEM).
+    port
+        TCP port of the application; default: the one that the image declares.
+    secret
+        NAME[,file=PATH|,env=VARIABLE][,resource=kbs:///a/b/c]. May be repeated.
+    volume
+        NAME=PATH: an encrypted volume; the server makes its key. May be repeated.
+    env
+        NAME=VALUE, not secret, of those that the author lets vary. May be repeated.
+    arg
+        Argument for the application instead of the image's own. May be repeated.
+    server
+        URL under which guests reach the server; default: its own.
+    allow_debug
+        Release even to enclaves that can be debugged: development only.
+    plain_http
+        The registry has no TLS.
+    output
+        Where the launch document goes.
+    """
+
+    author: Path
+    port: int | None = None
+    secret: tuple[str, ...] = ()
+    volume: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    arg: tuple[str, ...] = ()
+    server: str | None = None
+    allow_debug: bool = False
+    plain_http: bool = False
+    output: Annotated[Path, Parameter(name=("--output", "-o"))] = Path("launch.toml")
 
 
 def admit(
-    image: Annotated[str, _help("The sealed image: host[:port]/repository[:tag][@digest].")],
+    image: str,
     /,
     *,
-    author: Annotated[Path, _help("Public key of the image's author (PEM).")],
-    name: Annotated[str, _help("Name of the workload.")],
-    port: Annotated[int | None, _help("TCP port of the application; default: the one that the image declares.")] = None,
-    secret: Annotated[tuple[str, ...], _help("NAME[,file=PATH|,env=VARIABLE][,resource=kbs:///a/b/c].")] = (),
-    volume: Annotated[tuple[str, ...], _help("NAME=PATH: an encrypted volume; the server makes its key.")] = (),
-    env: Annotated[tuple[str, ...], _help("NAME=VALUE, not secret, of those that the author lets vary.")] = (),
-    arg: Annotated[tuple[str, ...], _help("Argument for the application instead of the image's own.")] = (),
-    server: Annotated[str | None, _help("URL under which guests reach the server; default: its own.")] = None,
-    allow_debug: Annotated[bool, _help("Release even to enclaves that can be debugged: development only.")] = False,
-    plain_http: Annotated[bool, _help("The registry has no TLS.")] = False,
-    output: Annotated[Path, _help("Where the launch document goes.", "--output", "-o")] = Path("launch.toml"),
-    admin: Annotated[Path | None, _help("The server's admin.json; default: this machine's.")] = None,
-    json: Annotated[bool, _help("Print JSON.")] = False,
+    name: str,
+    launch: Launch,
+    previous: str | None = None,
+    access: Access = DEFAULT_ACCESS,
+    json: bool = False,
 ) -> None:
     """Admit a sealed image as a workload, and write the launch document for the host.
 
@@ -46,38 +81,65 @@ def admit(
     A secret is the file /run/secrets/NAME, from kbs:///WORKLOAD/secret/NAME, unless its options say otherwise.
     Signature, identity statement and dates are checked here and again by the server. The launch document holds no
     secret.
+
+    Parameters
+    ----------
+    image
+        The sealed image: host[:port]/repository[:tag][@digest].
+    name
+        Name of the workload.
+    previous
+        Digest of the workload's record that you have seen (`none` for a new one): if it was changed meanwhile, nothing
+        is admitted.
+    json
+        Print JSON.
     """
+    expected = digest_option(previous)
+    more = {} if expected is None else {"previous": expected}
+    submit(image, name, launch, access, lambda client, body: client.admit({**body, **more}), json=json)
+
+
+def submit(
+    image: str,
+    name: str,
+    launch: Launch,
+    access: Access,
+    send: Callable[[AdminClient, dict[str, Any]], dict[str, Any]],
+    *,
+    json: bool,
+) -> None:
+    """Have `send` submit an image for the workload `name`, write its launch document, and tell of it."""
     from kokon.image.fetch import Fetcher
     from kokon.image.reference import parse_reference
     from kokon.launch.document import document_digest
-    from kokon.provisioning.client import AdminClient
     from kokon.provisioning.collect import Wishes, admission_body, collect, launch_document
 
-    reference = parse_reference(image, plain_http=plain_http)
-    key = _read_key(author)
-    wishes = Wishes(name, port, secret, volume, env, arg, server)
+    reference = parse_reference(image, plain_http=launch.plain_http)
+    key = _read_key(launch.author)
+    wishes = Wishes(name, launch.port, launch.secret, launch.volume, launch.env, launch.arg, launch.server)
     with Fetcher(reference.registry, reference.repository) as fetcher:
         sealed = collect(fetcher, reference.pointer, key, datetime.now(UTC))
     if reference.digest is None:
         note(f"only the registry says that {reference} is {sealed.digest}: compare with what the author says")
-    with AdminClient.from_home(admin) as client:
+    with connect(access) as client:
         document = launch_document(wishes, reference, key, sealed, client.access)
-        answer = client.admit(admission_body(name, document, sealed, allow_debug=allow_debug))
-        _warn(client.resources(), answer)
-    _write(output, document)
+        answer = send(client, admission_body(name, document, sealed, allow_debug=launch.allow_debug))
+        tell_missing(client, answer["resources"])
+    _write(launch.output, document)
     digest = document_digest(document).hex()
     lines = (
         f"admitted {name}: {sealed.digest}",
         f"author {sealed.statement.author or 'without a name'}, until {answer['not_after']}",
-        f"launch document {output}, SHA-256 {digest}",
+        f"launch document {launch.output}, SHA-256 {digest}",
     )
-    emit({**answer, "launch_document": str(output), "digest": digest}, "\n".join(lines), json)
+    told = {**answer, "launch_document": str(launch.output), "launch_document_digest": digest}
+    emit(told, "\n".join(lines), json)
 
 
-def _warn(resources: list[dict[str, Any]], answer: dict[str, Any]) -> None:
-    """Say which of the resources that the workload may read are not there yet."""
-    present = {one["resource"] for one in resources}
-    for path in answer["resources"]:
+def tell_missing(client: AdminClient, resources: list[str]) -> None:
+    """Say which of the resources that a workload may read are not there yet."""
+    present = {one["path"] for one in client.secrets()}
+    for path in resources:
         if path not in present:
             note(f"still missing: kokon secret put {path}")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from kokon.cli.access import DEFAULT_ACCESS, Access
 from kokon.cli.inputs import (
     Boot,
     LaunchFiles,
@@ -100,7 +101,7 @@ def explain(
     *,
     files: LaunchFiles = DEFAULT_FILES,
     expected: Expected = DEFAULT_EXPECTED,
-    admin: Path | None = None,
+    access: Access = DEFAULT_ACCESS,
     json: bool = False,
 ) -> int:
     """Say why a launch was denied, or which input makes evidence differ from what was expected.
@@ -117,8 +118,6 @@ def explain(
     ----------
     target
         A denial's id, or a file with evidence (- for standard input).
-    admin
-        The server's admin.json, for denials; default: that of the server on this machine.
     json
         Print JSON.
     """
@@ -128,7 +127,7 @@ def explain(
             raise UsageError("evidence-file-missing", f"there is no file {target}", hint="or give the id of a denial")
         from kokon.cli.log import explain_denial
 
-        explain_denial(target, admin=admin, json=json)
+        explain_denial(target, access=access, json=json)
         return 0
     evidence, claims = load(sys.stdin.buffer.read(4 << 20) if target == "-" else read_input(path, 4 << 20))
     found = explanation(evidence, claims, files, expected)

@@ -4,63 +4,89 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from kokon.cli.access import DEFAULT_ACCESS, Access, connect
 from kokon.cli.output import emit, note
 
-_BRIEF = ("workload", "resource", "code", "denial", "text", "image")
+if TYPE_CHECKING:
+    from kokon.provisioning.ledger.keys import VerifierKey
+
+_BRIEF = ("workload", "resource", "code", "denial", "text", "image", "policy", "name", "by")
 _TOLD = ("expected", "found", "hint")
 _MARKS = {"passed": "ok  ", "failed": "FAIL", "not-checked": "-   "}
 
 
-def log(*, last: int = 0, admin: Path | None = None, json: bool = False) -> None:
-    """Show the provisioning server's log and verify its chain.
+def log(
+    *,
+    last: int = 0,
+    server: bool = False,
+    key: str | None = None,
+    access: Access = DEFAULT_ACCESS,
+    json: bool = False,
+) -> None:
+    """Show a project's log, every entry verified against the log's signed head.
 
     Example: `kokon log --last 20`
+
+    For a proof that holds without the server: `kokon audit export` and `kokon audit verify`.
 
     Parameters
     ----------
     last
-        Show only this many entries; the whole chain is verified all the same.
-    admin
-        The server's admin.json; default: that of the server on this machine.
+        Show only this many entries; all are verified all the same.
+    server
+        The server's own log instead: projects, principals, keys.
+    key
+        The log's verifier key, or a file with it; default: what the server says.
     json
         Print JSON.
     """
-    from kokon.provisioning.client import AdminClient
-    from kokon.provisioning.log import parse_entry
+    from kokon.provisioning.ledger.entry import parse_entry
 
-    with AdminClient.from_home(admin) as client:
-        raw, head = client.log()
-    entries = [parse_entry(data) for data in (raw[-last:] if last > 0 else raw)]
+    pinned = None if key is None else read_key(key)
+    with connect(access) as client:
+        raw, head = client.log(last=max(0, last), server=server, key=pinned)
+    entries = [parse_entry(data) for data in raw]
+    first = head.size - len(entries)
     members = [
         {
-            "sequence": entry.sequence,
+            "index": first + number,
             "time": entry.time.isoformat(timespec="milliseconds"),
             "event": entry.event,
-            "previous": entry.previous,
-            "digest": entry.digest,
             **entry.details,
         }
-        for entry in entries
+        for number, entry in enumerate(entries)
     ]
-    answer = {"entries": members, "head": {"sequence": head.sequence, "digest": head.digest}, "verified": True}
-    emit(answer, "\n".join(map(_line, members)), json)
-    note(f"chain of {head.sequence} entries verified, head {head.digest}")
+    told = {"origin": head.origin, "size": head.size, "root": head.root.hex()}
+    emit({"entries": members, "head": told, "verified": True}, "\n".join(map(_line, members)) or "no entries", json)
+    whose = "" if pinned else ", by the key that the server tells"
+    note(f"{head.origin}: {head.size} entries verified{whose}, root {head.root.hex()}")
 
 
-def explain_denial(denial: str, *, admin: Path | None = None, json: bool = False) -> None:
+def explain_denial(denial: str, *, access: Access = DEFAULT_ACCESS, json: bool = False) -> None:
     """Print why something was denied: every check, what was expected and what was found. Part of `kokon explain`."""
-    from kokon.provisioning.client import AdminClient
-
-    with AdminClient.from_home(admin) as client:
+    with connect(access) as client:
         entry = client.denial(denial)
     emit(entry, "\n".join(_explanation(entry)), json)
 
 
+def read_key(text: str) -> VerifierKey:
+    """A verifier key as typed: its text, or the name of a file that holds it.
+
+    Raises `MalformedError` (`verifier-key-malformed`, and as `parse_verifier_key`), `UsageError` (`input-...`).
+    """
+    from kokon.cli.inputs import read_input
+    from kokon.provisioning.ledger.keys import parse_verifier_key
+
+    if text.count("+") >= 2 and not Path(text).is_file():
+        return parse_verifier_key(text)
+    return parse_verifier_key(read_input(Path(text), 4096).decode("utf-8", "replace").strip())
+
+
 def _line(entry: Mapping[str, Any]) -> str:
-    details = "  ".join(f"{name}={entry[name]}" for name in _BRIEF if entry.get(name))
-    return f"{entry['sequence']:>6}  {entry['time']}  {entry['event']:<19}  {details}".rstrip()
+    details = "  ".join(f"{name}={entry[name]}" for name in _BRIEF if isinstance(entry.get(name), str) and entry[name])
+    return f"{entry['index']:>6}  {entry['time']}  {entry['event']:<19}  {details}".rstrip()
 
 
 def _explanation(entry: Mapping[str, Any]) -> Sequence[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kokon.cli.access import DEFAULT_ACCESS, Access, connect
 from kokon.cli.hardware import DEFAULT_HARDWARE, Hardware
 from kokon.cli.peer import DEFAULT_TRUSTED, Trusted, peer_for
 
@@ -17,6 +18,7 @@ def logs(
     follow: bool = False,
     trusted: Trusted = DEFAULT_TRUSTED,
     hardware: Hardware = DEFAULT_HARDWARE,
+    access: Access = DEFAULT_ACCESS,
     json: bool = False,
 ) -> None:
     """Print a workload's output, read over the attested channel.
@@ -44,7 +46,7 @@ def logs(
     import sys
 
     url = workload if "://" in workload else _published(workload)
-    output = peer_for(url, trusted, hardware).logs(_token, follow=follow)
+    output = peer_for(url, trusted, hardware).logs(lambda guest: _token(guest, access), follow=follow)
     with contextlib.suppress(KeyboardInterrupt), contextlib.closing(output):
         for chunk in output:
             if json:
@@ -66,14 +68,13 @@ def _published(name: str) -> str:
     return f"https://{record.publish}"
 
 
-def _token(verification: Verification) -> str:
+def _token(verification: Verification, access: Access = DEFAULT_ACCESS) -> str:
     """The log's token, for a guest with the admitted launch document: another one may name another owner's server, and
     its log key is that owner's. Raises `UntrustedError` (`launch-document-not-admitted`)."""
     from kokon.errors import UntrustedError
-    from kokon.provisioning.client import AdminClient
 
     name = verification.workload or ""
-    with AdminClient.from_home() as admin:
+    with connect(access) as admin:
         admitted = {one["name"]: one["host_data"] for one in admin.workloads()}
         if admitted.get(name) != verification.launch_document:
             raise UntrustedError(

@@ -23,7 +23,7 @@ from kokon.image.statement import Statement, format_time, read_statement
 from kokon.launch.document import LaunchDocument, document_digest, parse_document
 from kokon.provisioning.kbs.paths import check_path, resource_path
 from kokon.provisioning.workload import Workload, parse_policy
-from kokon.wire import Fields, parse_json, unb64
+from kokon.wire import Fields, unb64
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -65,9 +65,9 @@ class Admission:
     generate: tuple[tuple[str, Kind], ...]
 
 
-def parse_admission(data: bytes) -> AdmissionRequest:
-    """An admission request from JSON of at most 8 MiB. Raises `MalformedError` as `kokon.wire`, and `resource-path`."""
-    fields = Fields(parse_json(data, limit=ADMISSION_LIMIT, what="admission request"), "admission request")
+def parse_admission(value: Any) -> AdmissionRequest:
+    """An admission request from JSON values. Raises `MalformedError` as `kokon.wire`, and `resource-path`."""
+    fields = Fields(value, "admission request")
     signature = Fields(fields.table("signature"), "signature")
     allow_debug, minimum_tcb = parse_policy(fields.table("policy", default={}))
     resources = fields.array("resources", default=[], limit=256)

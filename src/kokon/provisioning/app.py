@@ -1,48 +1,75 @@
-"""The server over HTTP: the key broker's endpoints for guests, `/kokon/v1` for the owner.
+"""The server over HTTP: the key broker's endpoints for guests and `/kokon/v1` for principals, below each project's URL.
 
-Bodies are bounded and timed before anything looks at them. A guest is told a code and a denial id, nothing more; the
-owner, who has the admin token, is told everything. Statuses are the right ones (403, 404, 413, 503), which key broker
-clients tolerate, where the reference server answers 401 to everything.
+Bodies are bounded and timed before anything looks at them. A guest is told a code and a denial id, nothing more; who
+may administrate is told everything. Statuses are the right ones (403, 404, 413, 503), which key broker clients
+tolerate, where the reference server answers 401 to everything; `literal` does as that one.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
 
-from kokon.errors import KokonError, MalformedError, UsageError
-from kokon.provisioning.admission import ADMISSION_LIMIT
-from kokon.provisioning.aside import Aside
+from kokon.errors import KokonError
+from kokon.jose.jwe import public_jwk
+from kokon.provisioning.admin.callers import Callers
+from kokon.provisioning.admin.handlers import ADMIN, Handler, bearer_of, optional_number, project_of, raw_path
+from kokon.provisioning.admin.trustee import TRUSTEE
+from kokon.provisioning.core import Core, Refusal
+from kokon.provisioning.guests import Guests
 from kokon.provisioning.kbs.answers import Where, error_document, refusal, refusal_of
 from kokon.provisioning.kbs.messages import ATTEST_LIMIT, REQUEST_LIMIT, challenge
+from kokon.provisioning.kbs.paths import check_path
 from kokon.provisioning.kbs.session import read_cookie, set_cookie
-from kokon.provisioning.release import Attempt
-from kokon.provisioning.service import LOG_PAGE, RESOURCE_LIMIT, Refusal, Service
+from kokon.provisioning.keys import fingerprint
+from kokon.provisioning.web.api import API, project_routes
+from kokon.provisioning.web.body import read_body
+from kokon.provisioning.web.openapi import document, routes
 
 if TYPE_CHECKING:
-    from starlette.types import ExceptionHandler
+    from starlette.types import ExceptionHandler, Scope
+
+    from kokon.provisioning.ledger.keys import VerifierKey
+    from kokon.provisioning.web.health import Health
 
 RESOURCES = "/kbs/v0/resource/"
-BODY_SECONDS = 30.0
-"""How long a peer may take to send a body."""
+SECRETS = "/kokon/v1/secrets/"
+JSON = "application/json"
 
 
-def build_app(service: Service) -> Starlette:
-    """The application around `service`, which it stops when it shuts down."""
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the application needs besides the core: `log_key` gives a project's verifier key, `ready` and `metrics`
+    their answers, `certificate_of` the SHA-256 of a client certificate's SubjectPublicKeyInfo, if one was shown.
+    `close` is called when the application ends. `literal`: statuses as the reference server has them."""
+
+    log_key: Callable[[str], VerifierKey]
+    ready: Callable[[], Health]
+    metrics: Callable[[], bytes]
+    certificate_of: Callable[[Scope], bytes | None] = lambda _: None
+    close: Callable[[], None] = lambda: None
+    literal: bool = False
+    description: Mapping[str, Any] = field(default_factory=lambda: document(API))
+
+
+def build_app(core: Core, surroundings: Surroundings) -> Starlette:
+    """The application around `core`."""
+    guests = Guests(core)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(service.stop)
+        guests.close()
+        await run_in_threadpool(surroundings.close)
 
     handlers: Mapping[Any, ExceptionHandler] = {
         Refusal: _refused,
@@ -50,257 +77,176 @@ def build_app(service: Service) -> Starlette:
         HTTPException: _http,
         Exception: _bug,
     }
-    app = Starlette(routes=_routes(), lifespan=lifespan, exception_handlers=handlers)
-    app.state.service = service
-    app.state.aside = Aside()
+    app = Starlette(
+        routes=[*routes(API, TABLE), *project_routes(TABLE)], lifespan=lifespan, exception_handlers=handlers
+    )
+    app.router.redirect_slashes = False  # a path has one spelling
+    state = app.state
+    state.core, state.guests, state.callers = core, guests, Callers(core)
+    state.surroundings, state.literal = surroundings, surroundings.literal
+    state.log_key, state.certificate_of = surroundings.log_key, surroundings.certificate_of
     return app
-
-
-def _routes() -> list[Route]:
-    return [
-        Route("/kbs/v0/auth", _auth, methods=["POST"]),
-        Route("/kbs/v0/attest", _attest, methods=["POST"]),
-        Route("/kbs/v0/resource/{path:path}", _get_resource, methods=["GET"]),
-        Route("/kbs/v0/resource/{path:path}", _put_resource, methods=["POST"]),
-        Route("/kbs/v0/resource/{path:path}", _delete_resource, methods=["DELETE"]),
-        Route("/kokon/v1/events", _event, methods=["POST"]),
-        Route("/.well-known/jwks.json", _jwks, methods=["GET"]),
-        Route("/kokon/v1/token-key", _rotate, methods=["POST"]),
-        Route("/kokon/v1/owner-key", _owner_key, methods=["GET"]),
-        Route("/kokon/v1/resources", _list_resources, methods=["GET"]),
-        Route("/kokon/v1/workloads", _list_workloads, methods=["GET"]),
-        Route("/kokon/v1/workloads", _admit, methods=["POST"]),
-        Route("/kokon/v1/workloads/{name}", _withdraw, methods=["DELETE"]),
-        Route("/kokon/v1/workloads/{name}/log-token", _log_token, methods=["POST"]),
-        Route("/kokon/v1/log", _log, methods=["GET"]),
-        Route("/kokon/v1/denials/{identity}", _denial, methods=["GET"]),
-        Route("/healthz", _health, methods=["GET"]),
-    ]
 
 
 # -- guests --------------------------------------------------------------------------------------------------------
 
 
 async def _auth(request: Request) -> Response:
-    body = await _body(request, REQUEST_LIMIT)
-    session, nonce = await run_in_threadpool(_service(request).auth, body)
-    return _with_session(JSONResponse(challenge(nonce)), session)
+    body = await read_body(request.scope, request.receive, REQUEST_LIMIT)
+    session, nonce = _guests(request).auth(project_of(request), body)
+    return _with_session(request, challenge(nonce), session)
 
 
 async def _attest(request: Request) -> Response:
-    body = await _body(request, ATTEST_LIMIT)
-    service = _service(request)
-    granted = await run_in_threadpool(service.attest, _cookie(request), body)
-    if isinstance(granted, Attempt):
-        attempt = granted
-        claims = await _aside(request).run(lambda: service.fetch(attempt))
-        granted = await run_in_threadpool(service.resume, attempt, claims)
-    return _with_session(JSONResponse({"token": granted.token}), granted.session)
+    body = await read_body(request.scope, request.receive, ATTEST_LIMIT)
+    granted = await _guests(request).attest(project_of(request), _cookie(request), body)
+    return _with_session(request, {"token": granted.token}, granted.session)
 
 
 async def _get_resource(request: Request) -> Response:
-    path = _resource(request)
-    service = _service(request)
-    message = await run_in_threadpool(service.resource, _cookie(request), _bearer(request), path)
-    return JSONResponse(message)
-
-
-async def _jwks(request: Request) -> Response:
-    return JSONResponse(_service(request).jwks())
+    path, version = raw_path(request, RESOURCES), optional_number(request, "version")
+    message = await _guests(request).resource(project_of(request), _cookie(request), bearer_of(request), path, version)
+    return Response(msgspec.json.encode(message), media_type=JSON)
 
 
 async def _event(request: Request) -> Response:
-    body = await _body(request, REQUEST_LIMIT)
-    await run_in_threadpool(_service(request).event, _bearer(request), body)
+    body = await read_body(request.scope, request.receive, REQUEST_LIMIT)
+    await _guests(request).event(project_of(request), bearer_of(request), body)
     return JSONResponse({"logged": True})
 
 
-def _with_session(response: Response, session: str) -> Response:
-    response.headers["Set-Cookie"] = set_cookie(session, "/kbs/v0")
-    return response
+def _with_session(request: Request, members: Mapping[str, Any], session: str) -> Response:
+    """The session's cookie is for the project's address, so that guests of two projects on one host keep two."""
+    base = f"/p/{request.path_params['project']}" if "project" in request.path_params else ""
+    headers = {"Set-Cookie": set_cookie(session, f"{base}/kbs/v0")}
+    return Response(msgspec.json.encode(members), media_type=JSON, headers=headers)
 
 
 def _cookie(request: Request) -> str | None:
     return read_cookie(request.headers.get("cookie"))
 
 
-# -- the owner -----------------------------------------------------------------------------------------------------
+def _guests(request: Request) -> Guests:
+    return request.app.state.guests  # type: ignore[no-any-return]
+
+
+GUESTS: Mapping[str, Handler] = {
+    "auth": _auth,
+    "attest": _attest,
+    "get-resource": _get_resource,
+    "event": _event,
+}
+
+
+# -- anybody -------------------------------------------------------------------------------------------------------
 
 
 async def _owner_key(request: Request) -> Response:
-    return JSONResponse(_service(request).owner_key())
+    public = request.app.state.core.keys.owner.public_key()
+    return JSONResponse({"jwk": public_jwk(public), "fingerprint": fingerprint(public)})
 
 
-async def _rotate(request: Request) -> Response:
-    await _admin(request)
-    return JSONResponse(await run_in_threadpool(_service(request).rotate_token_key))
-
-
-async def _put_resource(request: Request) -> Response:
-    await _admin(request)
-    value = await _body(request, RESOURCE_LIMIT)
-    version = await run_in_threadpool(_service(request).put_resource, _resource(request), value)
-    return JSONResponse({"version": version})
-
-
-async def _delete_resource(request: Request) -> Response:
-    await _admin(request)
-    path = _resource(request)
-    await run_in_threadpool(_service(request).delete_resource, path)
-    return JSONResponse({"deleted": path})
-
-
-async def _list_resources(request: Request) -> Response:
-    await _admin(request)
-    return JSONResponse({"resources": await run_in_threadpool(_service(request).resources)})
-
-
-async def _list_workloads(request: Request) -> Response:
-    await _admin(request)
-    return JSONResponse({"workloads": await run_in_threadpool(_service(request).workloads)})
-
-
-async def _admit(request: Request) -> Response:
-    await _admin(request)
-    body = await _body(request, ADMISSION_LIMIT)
-    return JSONResponse(await run_in_threadpool(_service(request).admit, body))
-
-
-async def _withdraw(request: Request) -> Response:
-    await _admin(request)
-    await run_in_threadpool(_service(request).withdraw, request.path_params["name"])
-    return JSONResponse({"withdrawn": request.path_params["name"]})
-
-
-async def _log_token(request: Request) -> Response:
-    await _admin(request)
-    return JSONResponse({"token": await run_in_threadpool(_service(request).log_token, request.path_params["name"])})
-
-
-async def _log(request: Request) -> Response:
-    await _admin(request)
-    after, limit = _number(request, "after", 0), _number(request, "limit", LOG_PAGE)
-    return JSONResponse(await run_in_threadpool(_service(request).log, after, limit))
-
-
-async def _denial(request: Request) -> Response:
-    await _admin(request)
-    return JSONResponse(await run_in_threadpool(_service(request).denial, request.path_params["identity"]))
+async def _jwks(request: Request) -> Response:
+    core: Core = request.app.state.core
+    return JSONResponse(core.tokens.jwks(core.clock()))
 
 
 async def _health(_: Request) -> Response:
     return PlainTextResponse("")
 
 
-# -- common --------------------------------------------------------------------------------------------------------
+async def _ready(request: Request) -> Response:
+    health = await run_in_threadpool(_surroundings(request).ready)
+    return Response(health.body, health.status, media_type=JSON)
 
 
-def _service(request: Request) -> Service:
-    return request.app.state.service  # type: ignore[no-any-return]
+async def _metrics(request: Request) -> Response:
+    figures = await run_in_threadpool(_surroundings(request).metrics)
+    return Response(figures, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _aside(request: Request) -> Aside:
-    return request.app.state.aside  # type: ignore[no-any-return]
+async def _openapi(request: Request) -> Response:
+    return JSONResponse(_surroundings(request).description)
 
 
-def _resource(request: Request) -> str:
-    """The resource's path as it was sent. Plain segments need no percent-encoding, and what is decoded could hide a
-    slash or a line end; so an encoded path is no path."""
-    return str(request.scope["raw_path"].partition(b"?")[0].decode("latin-1")).removeprefix(RESOURCES)
+def _surroundings(request: Request) -> Surroundings:
+    return request.app.state.surroundings  # type: ignore[no-any-return]
 
 
-def _bearer(request: Request) -> str | None:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" and token else None
+OTHERS: Mapping[str, Handler] = {
+    "owner-key": _owner_key,
+    "jwks": _jwks,
+    "health": _health,
+    "ready": _ready,
+    "metrics": _metrics,
+    "openapi": _openapi,
+}
 
 
-async def _admin(request: Request) -> None:
-    if not await run_in_threadpool(_service(request).is_admin, _bearer(request)):
-        raise HTTPException(401)
+TABLE: Mapping[str, Handler] = {**GUESTS, **ADMIN, **TRUSTEE, **OTHERS}
+"""The handlers of all operations of `web.api`."""
 
 
-async def _body(request: Request, limit: int) -> bytes:
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise _too_large(limit)
-    received = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.stream():
-                received += chunk
-                if len(received) > limit:
-                    raise _too_large(limit)
-    except (TimeoutError, ClientDisconnect) as error:
-        raise MalformedError(
-            "body-incomplete", "the request's body did not come in full", expected=f"within {BODY_SECONDS:.0f} s"
-        ) from error
-    return bytes(received)
-
-
-def _too_large(limit: int) -> MalformedError:
-    return MalformedError("body-too-large", "the request's body is too large", expected=f"<= {limit} bytes")
-
-
-def _number(request: Request, name: str, default: int) -> int:
-    text = request.query_params.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) < 16):
-        raise UsageError("query-malformed", f"{name} must be a number", found=repr(text[:40]))
-    return int(text)
+# -- refusals ------------------------------------------------------------------------------------------------------
 
 
 def _refused(request: Request, error: Exception) -> Response:
     if not isinstance(error, Refusal):
         raise error
-    answer = refusal(error.code, error.kind, _where(request), denial=error.denial)
+    literal = request.app.state.literal
+    answer = refusal(error.code, error.kind, _where(request), denial=error.denial, literal=literal)
     return Response(answer.body, answer.status, answer.headers)
 
 
 def _failed(request: Request, error: Exception) -> Response:
     if not isinstance(error, KokonError):
         raise error
-    answer = refusal_of(error, _where(request))
-    document: dict[str, Any] = dict(answer.document) if _is_kbs(request) else {}
-    if not _for_guest(request):
-        document["error"] = error.as_dict()
-    return JSONResponse(document, answer.status, answer.headers)
+    where = _where(request)
+    answer = refusal_of(error, where, literal=request.app.state.literal and where != "admin")
+    members: dict[str, Any] = dict(answer.document) if _is_kbs(request) else {}
+    if where == "admin":
+        members["error"] = error.as_dict()
+    return JSONResponse(members, answer.status, answer.headers)
 
 
 def _where(request: Request) -> Where:
-    if request.url.path in ("/kbs/v0/auth", "/kbs/v0/attest"):
+    path = _path(request)
+    if path in ("/kbs/v0/auth", "/kbs/v0/attest"):
         return "handshake"
-    return "resource" if _for_guest(request) else "admin"
+    reads = request.method == "GET" and path.startswith(RESOURCES)
+    return "resource" if reads or path == "/kokon/v1/events" else "admin"
+
+
+def _path(request: Request) -> str:
+    """The path below the project's address."""
+    path = request.url.path
+    return "/" + path.split("/", 3)[3] if path.startswith("/p/") and path.count("/") > 2 else path
 
 
 def _bug(request: Request, _: Exception) -> Response:
-    """What a peer is told of an exception that nobody foresaw; uvicorn prints the traceback for the owner."""
-    document: dict[str, Any] = error_document("PluginInternalError", "internal") if _is_kbs(request) else {}
-    return JSONResponse({**document, "error": {"code": "internal", "kind": "internal", "message": "a bug"}}, 500)
+    """What a peer is told of an exception that nobody foresaw; the log has the traceback for the operator."""
+    members: dict[str, Any] = error_document("PluginInternalError", "internal") if _is_kbs(request) else {}
+    return JSONResponse({**members, "error": {"code": "internal", "kind": "internal", "message": "a bug"}}, 500)
 
 
 def _http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    code = {401: "admin-token", 404: "no-such-path", 405: "no-such-method"}.get(error.status_code, "http-error")
-    document: dict[str, Any] = {}
+    if error.status_code == 404 and _path(request).startswith((RESOURCES, SECRETS)):
+        try:
+            check_path("")
+        except KokonError as wrong:
+            return _failed(request, wrong)
+    code = {404: "no-such-path", 405: "no-such-method"}.get(error.status_code, "http-error")
+    members: dict[str, Any] = {}
     if _is_kbs(request):
-        variant = {401: "AdminAuthAccess", 404: "PluginNotFound"}.get(error.status_code, "InvalidRequestPath")
-        document |= error_document(variant, code)
-    members = {
-        "code": code,
-        "kind": "denied",
-        "message": "refused: the admin token is needed here",
-        "hint": "the server keeps its token and address in admin.json in its state directory: name it with --admin",
-    }
-    if error.status_code != 401:
-        members = {"code": code, "kind": "usage", "message": error.detail}
-    return JSONResponse({**document, "error": members}, error.status_code, error.headers)
+        variant = {404: "PluginNotFound"}.get(error.status_code, "InvalidRequestPath")
+        members |= error_document(variant, code)
+    told = {"code": code, "kind": "usage", "message": error.detail}
+    return JSONResponse({**members, "error": told}, error.status_code, error.headers)
 
 
 def _is_kbs(request: Request) -> bool:
     """Whether the protocol's error document is due."""
-    return request.url.path.startswith("/kbs/") or request.url.path == "/kokon/v1/events"
-
-
-def _for_guest(request: Request) -> bool:
-    """Whether the asker is a guest, who is told as little as will do; only the owner changes resources."""
-    return _is_kbs(request) and not (request.method != "GET" and request.url.path.startswith(RESOURCES))
+    path = _path(request)
+    return path.startswith("/kbs/") or path == "/kokon/v1/events"

@@ -8,18 +8,22 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from kokon.errors import DeniedError
+from kokon.provisioning.database.values import Delete, Entry, Put, Work
 from kokon.provisioning.kbs.messages import runtime_data
+from kokon.provisioning.keys import SERVER, SERVER_KEY, kept
 from kokon.provisioning.token.claims import Subject, compact_ear, tee_pubkey
+from kokon.provisioning.token.keys import TokenKeys, decode_keys, generate_keys
 from kokon.provisioning.token.sign import sign
-from kokon.provisioning.token.verify import TokenVerifier
+from kokon.provisioning.token.verify import TOKEN_LIMIT, TokenVerifier
+from kokon.wire import parse_json, unb64url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from kokon.appraisal.result import AttestationResult
+    from kokon.provisioning.database.store import Store
     from kokon.provisioning.release import Attempt
-    from kokon.provisioning.token.keys import TokenKeys
-    from kokon.provisioning.workload import Workload
 
 TOKEN_LIFETIME = timedelta(minutes=30)
 """How long a token stands: long enough to pull a large image between attestation and the first secret."""
@@ -32,16 +36,21 @@ WORKLOAD_CLAIM = "kokon.workload"
 HOST_DATA_CLAIM = "kokon.host-data"
 TERMS_CLAIM = "kokon.terms"
 """`Workload.terms` at the time of the attestation: what it was judged by must still hold at each release."""
+PLATFORM_CLAIM = "kokon.platform"
+"""The chip that the evidence names, in hex; "" if it names none."""
+RECORD = "token"
 
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """What a verified token says: the workload, its terms when it was judged, the enclave's key, token id."""
+    """What a verified token says: the workload ("": judged by the project's own policies), its terms when it was
+    judged, the enclave's key, token id, and the chip in hex."""
 
     workload: str
     terms: str
-    jwk: dict[str, str]
+    jwk: Mapping[str, str]
     identity: str
+    platform: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,67 +61,110 @@ class Granted:
     session: str = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Whom a token is for: name of the workload, its launch document's digest in hex, its terms (`Workload.terms`)."""
+
+    workload: str
+    host_data: str
+    terms: str
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    """All claims of a token that was verified before. Raises `MalformedError` as `kokon.wire`."""
+    payload = unb64url(token.split(".")[1], what="token", limit=TOKEN_LIMIT)
+    claims: dict[str, Any] = parse_json(payload, limit=TOKEN_LIMIT, what="token")
+    return claims
+
+
 def read_bearer(claims: Mapping[str, Any]) -> Bearer:
     """What the claims of one of our tokens say."""
-    return Bearer(claims[WORKLOAD_CLAIM], claims[TERMS_CLAIM], dict(tee_pubkey(claims)), claims["jti"])
+    return Bearer(
+        claims[WORKLOAD_CLAIM],
+        claims[TERMS_CLAIM],
+        dict(tee_pubkey(claims)),
+        claims["jti"],
+        claims[PLATFORM_CLAIM],
+    )
 
 
 class Tokens:
-    """Makes and reads the server's tokens, and renews their key. Calls are safe from several threads.
+    """Makes and reads the tokens of all projects, and renews their key, which all replicas read from the store. Calls
+    are safe from several threads. Making one raises as the store does."""
 
-    `keep` makes new keys durable before they are used; `rotated` is told of them.
-    """
-
-    def __init__(
-        self,
-        keys: TokenKeys,
-        keep: Callable[[TokenKeys], None],
-        rotated: Callable[[TokenKeys, datetime], None],
-    ) -> None:
-        self._keys = keys
-        self._keep = keep
-        self._rotated = rotated
+    def __init__(self, store: Store, now: datetime) -> None:
+        self._store = store
         self._lock = threading.Lock()
-        self._verifier = TokenVerifier(keys, ISSUER, read_bearer)
+        record = kept(store, RECORD, lambda: generate_keys(now).encode())
+        self._keys = decode_keys(record)
+        self._version = self._newest()
+        self._verifier = TokenVerifier(self._keys, ISSUER, read_bearer)
 
-    def make(self, workload: Workload, result: AttestationResult, attempt: Attempt, now: datetime) -> str:
-        """The EAR token for the enclave whose attestation gave `result`. Raises `HostError` (`state-unusable`)."""
+    def make(self, holder: Holder, result: AttestationResult, attempt: Attempt, now: datetime) -> tuple[str, str]:
+        """The EAR token for the enclave whose attestation gave `result`, and its id. Raises as the store does."""
         session = attempt.session
         runtime = runtime_data(attempt.attestation, session.nonce)
         subject = Subject(session.project, secrets.token_hex(16), session.nonce, runtime)
         extra = {
-            WORKLOAD_CLAIM: workload.name,
-            HOST_DATA_CLAIM: workload.host_data.hex(),
-            TERMS_CLAIM: workload.terms(),
+            WORKLOAD_CLAIM: holder.workload,
+            HOST_DATA_CLAIM: holder.host_data,
+            TERMS_CLAIM: holder.terms,
+            PLATFORM_CLAIM: result.claims.chip_id.hex(),
         }
         claims = compact_ear(result, subject, now, TOKEN_LIFETIME, issuer=ISSUER, extra=extra)
-        return sign(claims, self._signing(now))
+        return sign(claims, self._signing(now)), subject.identity
 
     def read(self, token: str, project: str, now: datetime) -> Bearer:
-        """What a token for `project` says at `now`. Raises as `TokenVerifier.verify`."""
+        """What a token for `project` says at `now`. Raises as `TokenVerifier.verify`, and as the store does."""
+        self._follow()
         return self._verifier.verify(token, project, now)
 
     def jwks(self, now: datetime) -> dict[str, Any]:
         """The keys that verify tokens, as a JWK set (RFC 7517)."""
+        self._follow()
         return self._keys.jwks(now)
 
-    def rotate(self, now: datetime) -> str:
-        """Sign with a new key from now on; tokens of the last one stay good. Its key id. Raises `HostError`
-        (`state-unusable`)."""
+    def rotate(self, now: datetime, by: str) -> str:
+        """Sign with a new key from now on; tokens of the last one stay good. Its key id. Raises as the store does."""
         with self._lock:
-            return self._rotate(now).current.kid
+            return self._rotate(now, by).current.kid
 
     def _signing(self, now: datetime) -> TokenKeys:
         """The keys; one that has signed for long enough gives way first."""
+        self._follow()
         if now - self._keys.created < TOKEN_KEY_AGE:
             return self._keys
         with self._lock:
-            return self._rotate(now) if now - self._keys.created >= TOKEN_KEY_AGE else self._keys
+            return self._rotate(now, "") if now - self._keys.created >= TOKEN_KEY_AGE else self._keys
 
-    def _rotate(self, now: datetime) -> TokenKeys:
-        keys = self._keys.rotate(now, TOKEN_KEY_OVERLAP)
-        self._keep(keys)
-        self._keys = keys
-        self._verifier.replace_keys(keys)
-        self._rotated(keys, now)
+    def _rotate(self, now: datetime, by: str) -> TokenKeys:
+        keys, version = self._keys.rotate(now, TOKEN_KEY_OVERLAP), self._version
+        entry = Entry("token-key-rotated", {"kid": keys.current.kid, "by": by})
+        changes = (Put(SERVER_KEY, RECORD, keys.encode(), previous=version), Delete(SERVER_KEY, RECORD, version))
+        try:
+            self._store.commit(Work(SERVER, (entry,), changes))
+        except DeniedError:  # another replica was first: its key is as new
+            self._read()
+            return self._keys
+        self._use(keys, version + 1)
         return keys
+
+    def _follow(self) -> None:
+        """Take over keys that another replica has made."""
+        if self._newest() > self._version:
+            with self._lock:
+                self._read()
+
+    def _read(self) -> None:
+        version = self._newest()
+        record = self._store.read(SERVER, SERVER_KEY, RECORD)
+        if record is not None and version > self._version:
+            self._use(decode_keys(record), version)
+
+    def _use(self, keys: TokenKeys, version: int) -> None:
+        self._keys, self._version = keys, version
+        self._verifier.replace_keys(keys)
+
+    def _newest(self) -> int:
+        meta = self._store.snapshot(SERVER).get(SERVER_KEY, RECORD)
+        return meta.version if meta else 0

@@ -1,21 +1,16 @@
-"""The server's keys and tokens: made at first start, kept in files that only the owner can read.
+"""The server's own keys, kept sealed in its store and made at its first start: all replicas have the same.
 
-`master.key` seals the store and the cookies of handshakes, `owner-key.pem` opens what authors encrypt to the owner,
-`token-keys.json` signs attestation tokens, `admin.token` opens the admin interface.
+`owner` opens what authors encrypt to the owner, `tls` is the key of the certificate that launch documents pin. Keys of
+tokens are in `bearer`; those of sessions and logs come out of the key ring.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -24,88 +19,81 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from kokon.errors import HostError, MalformedError, UsageError
-from kokon.provisioning.token.keys import TokenKeys, decode_keys, generate_keys
+from kokon.errors import DeniedError, MalformedError
+from kokon.provisioning.database.values import Entry, Put, Work
+from kokon.provisioning.tls import check_certificate, make_certificate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
-    from pathlib import Path
 
-MASTER_KEY = "master.key"
-OWNER_KEY = "owner-key.pem"
-TOKEN_KEYS = "token-keys.json"  # noqa: S105
-ADMIN_TOKEN = "admin.token"  # noqa: S105
-KEY_FILE_LIMIT = 16 << 10
+    from kokon.provisioning.database.store import Store
+
+SERVER = ""
+SERVER_KEY = "server-key"
+"""The kind of the records: `owner`, `tls`, `certificate`, and `token` of `bearer`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerKeys:
-    """What the server must keep to itself; nothing of it shows in a repr."""
+    """What the server must keep to itself, but for `certificate` (PEM); nothing of it shows in a repr."""
 
-    master: bytes = field(repr=False)
     owner: ec.EllipticCurvePrivateKey = field(repr=False)
-    token: TokenKeys = field(repr=False)
-    admin_token: str = field(repr=False)
+    tls: ec.EllipticCurvePrivateKey = field(repr=False)
+    certificate: str
 
 
-def open_keys(directory: Path, now: datetime) -> ServerKeys:
-    """The keys in `directory`, each made at `now` (aware) if it is not there yet; the directory gets mode 0700, files
-    0600.
+def open_keys(store: Store, names: Sequence[str], now: datetime, *, renew: bool = False) -> ServerKeys:
+    """The keys in `store`, each made at `now` (aware) if it is not there; the certificate for the loopback names and
+    `names`. `renew`: a new TLS key and certificate, which every launch document must pin anew.
 
-    Raises `HostError` (`state-unusable`), `UsageError` (`key-file-exposed`), `MalformedError` (`key-file-malformed`).
+    Raises `UsageError` (`tls-name-missing`, `tls-name-malformed`), `StaleError` (`tls-expired`), `MalformedError`
+    (`server-key-malformed`), and as the store does.
     """
-    private_directory(directory)
-    master = private_file(directory / MASTER_KEY, lambda: secrets.token_bytes(32))
-    if len(master) != 32:
-        raise MalformedError(
-            "key-file-malformed", f"{MASTER_KEY} is not a master key", expected="32 bytes", found=len(master)
-        )
-    return ServerKeys(
-        master=master,
-        owner=private_key(directory / OWNER_KEY),
-        token=open_token_keys(directory, now),
-        admin_token=_token(private_file(directory / ADMIN_TOKEN, lambda: secrets.token_urlsafe(32).encode())),
-    )
+    owner = read_key(kept(store, "owner", _new_key))
+    tls = kept(store, "tls", _new_key, renew=renew)
+    certificate = kept(store, "certificate", lambda: make_certificate(read_key(tls), names, now), renew=renew)
+    check_certificate(certificate, read_key(tls).public_key(), names, now)
+    return ServerKeys(owner, read_key(tls), certificate.decode())
 
 
-def open_token_keys(directory: Path, now: datetime) -> TokenKeys:
-    """The keys for tokens, made at `now` (aware) if they are not there. Raises as `open_keys`, and
-    `token-keys-malformed`."""
-    return decode_keys(private_file(directory / TOKEN_KEYS, lambda: generate_keys(now).encode()))
+def kept(store: Store, name: str, make: Callable[[], bytes], *, renew: bool = False) -> bytes:
+    """The record of that name, made if it is not there, or anew. Of replicas that start at once, all get the same.
 
-
-def keep_token_keys(directory: Path, keys: TokenKeys) -> None:
-    """Replace the keys for tokens on the disk. Raises `HostError` (`state-unusable`)."""
+    Raises as the store does.
+    """
+    found = None if renew else store.read(SERVER, SERVER_KEY, name)
+    if found is not None:
+        return found
+    meta = store.snapshot(SERVER).get(SERVER_KEY, name)
+    value = make()
+    entry = Entry("server-key-made", {"key": name, "sha256": hashlib.sha256(public_part(value)).hexdigest()})
+    change = Put(SERVER_KEY, name, value, previous=meta.version if meta else 0)
     try:
-        write_private(directory / TOKEN_KEYS, keys.encode())
-    except OSError as error:
-        raise _unusable(directory / TOKEN_KEYS, error) from error
+        store.commit(Work(SERVER, (entry,), (change,)))
+    except DeniedError:
+        other = store.read(SERVER, SERVER_KEY, name)
+        if other is None or renew:
+            raise
+        return other
+    return value
 
 
-def session_key(master: bytes) -> bytes:
-    """The key that seals the cookies of handshakes (32 bytes), from the master key (RFC 5869, expand)."""
-    return HKDFExpand(SHA256(), 32, b"kokon kbs session key").derive(master)
+def public_part(value: bytes) -> bytes:
+    """Of a private key (PEM) its SubjectPublicKeyInfo, of what is public the text itself."""
+    if b"PRIVATE KEY" not in value:
+        return value
+    return read_key(value).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def private_directory(directory: Path) -> None:
-    """Make `directory` if needed and close it to others (0700). Raises `HostError` (`state-unusable`)."""
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.chmod(0o700)
-    except OSError as error:
-        raise _unusable(directory, error) from error
-
-
-def private_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """The P-256 key in `path` (PKCS#8 PEM), made if it is not there. Raises as `open_keys`."""
-    pem = private_file(path, lambda: key_pem(ec.generate_private_key(ec.SECP256R1())))
+def read_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    """A P-256 key (PKCS#8 PEM). Raises `MalformedError` (`server-key-malformed`)."""
     try:
         key = load_pem_private_key(pem, None)
     except (ValueError, TypeError) as error:
-        raise MalformedError("key-file-malformed", f"{path.name} is not a private key") from error
+        raise MalformedError("server-key-malformed", "a key of the server is not a private key") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
-        raise MalformedError("key-file-malformed", f"{path.name} is not a P-256 key")
+        raise MalformedError("server-key-malformed", "a key of the server is not a P-256 key")
     return key
 
 
@@ -119,80 +107,5 @@ def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
-def private_file(path: Path, make: Callable[[], bytes]) -> bytes:
-    """The content of `path`, first written with mode 0600 from `make()` if it does not exist.
-
-    Raises `HostError` (`state-unusable`), `UsageError` (`key-file-exposed`), `MalformedError` (`key-file-malformed`).
-    """
-    try:
-        if not path.exists():
-            _write_first(path, make())
-        mode = path.stat().st_mode
-        data = path.read_bytes()
-    except OSError as error:
-        raise _unusable(path, error) from error
-    if mode & 0o077:
-        raise UsageError(
-            "key-file-exposed",
-            f"{path.name} can be read by others on this machine",
-            expected="mode 0600",
-            found=f"mode {mode & 0o777:04o}",
-            hint="treat the key as known to others: replace it, or `chmod 600` it if you are sure that nobody read it",
-        )
-    if not 0 < len(data) <= KEY_FILE_LIMIT:
-        raise MalformedError("key-file-malformed", f"{path.name} is empty or too large", found=len(data))
-    return data
-
-
-def write_private(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Replace `path` by `data`, all or nothing even if the machine stops in between. Raises `OSError`."""
-    _written(path, data, mode).replace(path)
-    _sync_directory(path.parent)
-
-
-def _write_first(path: Path, data: bytes) -> None:
-    """Write `path` as `write_private` does, unless it is there by now: of two servers that start at once, both must
-    go on with the key that stays."""
-    temporary = _written(path, data, 0o600)
-    with contextlib.suppress(FileExistsError):
-        path.hardlink_to(temporary)
-    temporary.unlink()
-    _sync_directory(path.parent)
-
-
-def _written(path: Path, data: bytes, mode: int) -> Path:
-    """A file beside `path` that holds `data` on the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    try:
-        os.fchmod(descriptor, mode)
-        with os.fdopen(descriptor, "wb", closefd=False) as file:
-            file.write(data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    return temporary
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _token(data: bytes) -> str:
-    text = data.decode("latin-1").strip()
-    if not 32 <= len(text) <= 256 or not all(char.isascii() and (char.isalnum() or char in "-_") for char in text):
-        raise MalformedError("key-file-malformed", f"{ADMIN_TOKEN} is not a token of this server")
-    return text
-
-
-def _unusable(path: Path, error: OSError) -> HostError:
-    return HostError(
-        "state-unusable",
-        f"cannot use {path.name} in the server's state directory",
-        found=error.strerror,
-        hint="give the directory to the user that runs the server, with mode 0700",
-    )
+def _new_key() -> bytes:
+    return key_pem(ec.generate_private_key(ec.SECP256R1()))

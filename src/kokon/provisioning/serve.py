@@ -1,66 +1,81 @@
-"""Runs the server: state directory, listening socket, uvicorn with TLS, an orderly end on SIGTERM and SIGINT."""
+"""Runs the server: state directory, listening socket, TLS, an orderly end on SIGTERM and SIGINT."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import errno
-import json
-import resource
-import signal
-import socket
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h11
-import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from kokon.errors import HostError, UsageError
-from kokon.provisioning.app import build_app
+from kokon.errors import KokonError, UsageError
+from kokon.provisioning.access.project import DEFAULT, is_project
+from kokon.provisioning.admin.principals import ENROLLED, enrolled
+from kokon.provisioning.app import Surroundings, build_app
 from kokon.provisioning.client import ADMIN_FILE
-from kokon.provisioning.keys import ADMIN_TOKEN, fingerprint, keep_token_keys, open_keys, write_private
-from kokon.provisioning.service import Service
-from kokon.provisioning.store import Store
-from kokon.provisioning.tls import TlsIdentity, open_tls, server_context
-from kokon.tee.endorsements import Endorsements
+from kokon.provisioning.core import PROJECT_KIND, Core, Demands
+from kokon.provisioning.keys import SERVER, fingerprint, key_pem
+from kokon.provisioning.replica import CERTIFICATE, OWNER_JWK, Replica, open_replica, write_access
+from kokon.provisioning.state import Settings, held_by, holder_of, read_settings
+from kokon.provisioning.tls import tls_identity
+from kokon.provisioning.web.api import API
+from kokon.provisioning.web.connection import TLS_EXTENSION
+from kokon.provisioning.web.health import Readiness
+from kokon.provisioning.web.limits import LimitOptions, Limits
+from kokon.provisioning.web.logging import configure_logging, get_logger
+from kokon.provisioning.web.metrics import Metrics
+from kokon.provisioning.web.observe import Observer
+from kokon.provisioning.web.server import Server, ServerOptions, fit_descriptors, listeners
+from kokon.provisioning.web.tls import ServerTls, TlsOptions
 
 if TYPE_CHECKING:
-    from types import FrameType
+    import socket
 
-    from kokon.appraisal.lacking import Completion
-    from kokon.appraisal.policy import Policy
+    from starlette.types import ASGIApp, Scope
 
-OWNER_JWK = "owner-key.jwk"
-"""What the owner gives to authors: the public key that layer keys are encrypted to."""
-CONNECTIONS = 1024
-KEEP_ALIVE = 15
-HEAD_SECONDS = 20.0
-"""How long a peer may take to send a request's head; twice as long at most, since that is how often it is looked at."""
-GRACE = 5
-HEAD_LIMIT = 64 << 10
+    from kokon.provisioning.custody.enclave import Derive
+
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - recognised, not bound
+ENROLMENT_SECONDS = 1.0
+"""How long it may take until a client certificate that another replica enrolled is known here."""
+
+
+def _no_secret(what: str) -> bytes:
+    raise UsageError(
+        "custody-incomplete",
+        f"the master key needs a {what}",
+        hint="give it with --passphrase-fd or --credential",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """State directory, address to listen on, further names for the certificate, accepted simulated roots (hex).
+    """State directory, address to listen on, further names for the certificate, and what is demanded of guests.
 
-    `endorsements` are known beforehand, `complete` gets what is lacking (None: nothing is fetched), and `policy` is
-    demanded of every platform (None: the strict default).
+    `secret` is asked for the passphrase or PIN that opens the master key, `derive` is the enclave's that the server
+    runs in. `settings` None: those of the state directory. `old_guests` allows TLS 1.2.
     """
 
     state: Path
     host: str = "127.0.0.1"
     port: int = 8443
     names: tuple[str, ...] = ()
-    accepted_simulated: frozenset[str] = frozenset()
-    endorsements: Endorsements = field(default_factory=Endorsements)
-    complete: Completion | None = None
-    policy: Policy | None = None
+    demands: Demands = field(default_factory=Demands)
+    settings: Settings | None = None
+    secret: Callable[[str], bytes] = _no_secret
+    derive: Derive | None = None
+    new_certificate: bool = False
+    literal_statuses: bool = False
+    old_guests: bool = True
+    limits: LimitOptions = field(default_factory=LimitOptions)
+    server: ServerOptions = field(default_factory=ServerOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +87,6 @@ class Ready:
     owner_key: Path
     owner_fingerprint: str
     admin: Path
-    admin_token: Path
     accepted_simulated: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -83,7 +97,6 @@ class Ready:
             "owner_key": str(self.owner_key),
             "owner_fingerprint": self.owner_fingerprint,
             "admin": str(self.admin),
-            "admin_token_file": str(self.admin_token),
             "accepted_simulated": list(self.accepted_simulated),
         }
 
@@ -112,132 +125,156 @@ def parse_fingerprint(text: str) -> str:
 def serve(options: ServeOptions, announce: Callable[[Ready], None]) -> None:
     """Serve until SIGTERM or SIGINT; `announce` is called once requests are answered. Call it from the main thread.
 
-    Raises `HostError` (`port-taken`, `listen-failed`, and those of the store), and what keys and certificate raise.
+    Raises `HostError` (`port-taken`, `listen-failed`, `server-start-failed`), and as `open_replica` does.
     """
-    _raise_descriptor_limit()
-    now = datetime.now(UTC)
-    keys = open_keys(options.state, now)
+    configure_logging()
+    settings = options.settings or read_settings(options.state)
+    holder = holder_of(held_by(options.state), settings, options.secret, options.derive)
     named = () if options.host in _WILDCARDS else (options.host,)
-    identity = open_tls(options.state, (*named, *options.names), now)
-    listener = _listen(options.host, options.port)
-    with contextlib.closing(listener):
-        store = Store(options.state, keys.master)
-        service = Service(
-            store,
-            keys,
-            identity.certificate,
-            options.endorsements | Endorsements(accepted_simulated=options.accepted_simulated),
-            lambda: datetime.now(UTC),
-            policy=options.policy,
-            complete=options.complete,
-            keep=lambda tokens: keep_token_keys(options.state, tokens),
+    metrics = Metrics(operation.template for operation in API.operations)
+    with ExitStack() as stack:
+        sockets = listeners([(options.host, options.port)])
+        for one in sockets:
+            stack.callback(one.close)
+        replica = stack.enter_context(
+            open_replica(
+                options.state,
+                holder,
+                settings,
+                options.demands,
+                lambda: datetime.now(UTC),
+                names=(*named, *options.names),
+                new_certificate=options.new_certificate,
+                counters=metrics,
+            )
         )
-        url = _url(options, listener.getsockname()[1])
-        access = {"url": url, "token": keys.admin_token, "certificate": identity.certificate}
-        write_private(options.state / ADMIN_FILE, json.dumps(access).encode())
-        owner_key = options.state / OWNER_JWK
-        write_private(owner_key, json.dumps(service.owner_key()["jwk"]).encode(), mode=0o644)
-        ready = Ready(
-            url=url,
-            certificate=identity.certificate_file,
-            owner_key=owner_key,
-            owner_fingerprint=fingerprint(keys.owner.public_key()),
-            admin=options.state / ADMIN_FILE,
-            admin_token=options.state / ADMIN_TOKEN,
-            accepted_simulated=tuple(sorted(options.accepted_simulated)),
-        )
-        server = _Server(configuration(service, identity), lambda: announce(ready))
-        asyncio.run(server.serve(sockets=[listener]))
+        url = _url(options, sockets[0].getsockname()[1])
+        write_access(replica, url)
+        running = Running(replica, options, metrics, sockets, lambda: announce(_ready(replica, url)))
+        stack.enter_context(running).start()
 
 
-def configuration(service: Service, identity: TlsIdentity) -> uvicorn.Config:
-    """How uvicorn runs the application: bounded connections, heads and times; no access log."""
-    return uvicorn.Config(
-        build_app(service),
-        http=_Protocol,
-        ws="none",
-        lifespan="on",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        backlog=512,
-        limit_concurrency=CONNECTIONS,
-        timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=GRACE,
-        h11_max_incomplete_event_size=HEAD_LIMIT,
-        ssl_context_factory=lambda _config, _default: server_context(identity),
-    )
+class Running(ExitStack):
+    """A server around a replica, as a context."""
 
-
-class _Protocol(H11Protocol):
-    """uvicorn's HTTP/1.1, which by itself waits for ever for a request's head once its first byte has come."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self.loop.call_later(HEAD_SECONDS, self._watch, None)
-
-    def _watch(self, before: object) -> None:
-        """Give up a peer that has begun no request since `before` was the latest and is in the middle of none."""
-        if self.transport.is_closing():
-            return
-        if self.cycle is before and self.conn.their_state is h11.IDLE:
-            self.transport.close()
-            return
-        self.loop.call_later(HEAD_SECONDS, self._watch, self.cycle)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn that says when it is ready, and ends with status 0 on the signals that ask it to."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
+    def __init__(
+        self,
+        replica: Replica,
+        options: ServeOptions,
+        metrics: Metrics,
+        sockets: list[socket.socket],
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__()
+        self._replica = replica
+        self._options = options
+        self._metrics = metrics
+        self._sockets = sockets
         self._ready = ready
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        if self.started:
-            self._ready()
+    def __enter__(self) -> Server:  # type: ignore[override]
+        super().__enter__()
+        replica, options, metrics = self._replica, self._options, self._metrics
+        keys = replica.keys
+        identity = self.enter_context(tls_identity(key_pem(keys.tls), keys.certificate))
+        tls = ServerTls(identity, TlsOptions(old_guests=options.old_guests))
+        self.enter_context(_Enrolment(replica, tls))
+        readiness = Readiness({"database": replica.store.ping})
+        surroundings = Surroundings(
+            log_key=replica.logs.verifier,
+            ready=lambda: readiness(time.monotonic()),
+            metrics=metrics.render,
+            certificate_of=_certificate_of,
+            literal=options.literal_statuses,
+        )
+        limits = Limits(
+            _observed(build_app(replica.core, surroundings), metrics),
+            options.limits,
+            project_of=lambda scope: _project_of(replica.core, scope),
+            note=metrics.denial,
+        )
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        def end(_number: int, _frame: FrameType | None) -> None:
-            self.should_exit = True
+        def ending() -> None:
+            readiness.ending = True
 
-        before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _raise_descriptor_limit() -> None:
-    """Allow as many descriptors as the process may have: by default fewer than `CONNECTIONS` and the store need."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        server = Server(
+            limits,
+            self._sockets,
+            tls,
+            replace(options.server, limits=fit_descriptors(options.server.limits)),
+            ready=self._ready,
+            ending=ending,
+            note=metrics.connection_event,
+        )
+        metrics.watch(lambda: server.pool.size, lambda: limits.in_flight)
+        return server
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        # asyncio switches Nagle's delay off only for sockets that say their protocol.
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    except OSError as error:
-        raise HostError("listen-failed", f"cannot listen on {host}", found=error.strerror) from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise HostError(
-                "port-taken",
-                f"port {port} is already in use on {host}",
-                hint="stop what listens there, or choose another with --listen",
-            ) from error
-        raise HostError("listen-failed", f"cannot listen on {host}", found=error.strerror) from error
-    return listener
+def _observed(app: ASGIApp, metrics: Metrics) -> ASGIApp:
+    templates = {operation.name: operation.template for operation in API.operations}
+    return Observer(app, metrics, templates, get_logger("kokon.http"))
+
+
+class _Enrolment:
+    """Keeps TLS' list of client certificates what the principals are."""
+
+    def __init__(self, replica: Replica, tls: ServerTls) -> None:
+        self._store = replica.store
+        self._tls = tls
+        self._known: object = None
+        self._end = threading.Event()
+        self._look()
+        self._thread = threading.Thread(target=self._run, name="enrolment", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._end.wait(ENROLMENT_SECONDS):
+            with suppress(KokonError):
+                self._look()
+
+    def _look(self) -> None:
+        snapshot = self._store.snapshot(SERVER)
+        named = tuple((name, snapshot.get(ENROLLED, name)) for name in snapshot.names(ENROLLED))
+        if named != self._known:
+            self._tls.enroll(enrolled(self._store))
+            self._known = named
+
+
+def _certificate_of(scope: Scope) -> bytes | None:
+    """The SHA-256 of the SubjectPublicKeyInfo of the client's certificate."""
+    der = scope.get("extensions", {}).get(TLS_EXTENSION, {}).get("peer")
+    if der is None:
+        return None
+    public = x509.load_der_x509_certificate(der).public_key()
+    return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+
+
+def _project_of(core: Core, scope: Scope) -> str | None:
+    """The project that a request is for, if there is such a one."""
+    path: str = scope["path"]
+    if not path.startswith("/p/"):
+        return DEFAULT
+    name = path.split("/", 3)[2]
+    known = name == DEFAULT or (is_project(name) and core.store.snapshot(SERVER).get(PROJECT_KIND, name))
+    return name if known else None
+
+
+def _ready(replica: Replica, url: str) -> Ready:
+    directory = replica.directory
+    return Ready(
+        url=url,
+        certificate=directory / CERTIFICATE,
+        owner_key=directory / OWNER_JWK,
+        owner_fingerprint=fingerprint(replica.keys.owner.public_key()),
+        admin=directory / ADMIN_FILE,
+        accepted_simulated=tuple(sorted(replica.core.demands.endorsements.accepted_simulated)),
+    )
 
 
 def _url(options: ServeOptions, port: int) -> str:

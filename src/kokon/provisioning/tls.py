@@ -1,11 +1,17 @@
-"""The server's TLS identity: a self-signed P-256 certificate made at first start, pinned by launch documents."""
+"""The server's TLS identity: a self-signed P-256 certificate made at first start, pinned by launch documents.
+
+The key never lies in a file: OpenSSL reads it out of memory that has no name.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import os
 import ssl
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -14,16 +20,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from kokon.errors import MalformedError, StaleError, UsageError
-from kokon.provisioning.keys import KEY_FILE_LIMIT, private_file, private_key
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
     from cryptography.hazmat.primitives.asymmetric import ec
 
-TLS_KEY = "tls-key.pem"
-TLS_CERTIFICATE = "tls.pem"
 LOOPBACK = ("127.0.0.1", "localhost")
 LIFETIME = timedelta(days=3650)
 """Long, since every launch document pins the certificate: a new one means that every workload is admitted anew."""
@@ -32,32 +34,41 @@ SKEW = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class TlsIdentity:
-    """Where key and certificate are, and the certificate as PEM text."""
+    """Where OpenSSL finds key and certificate, and the certificate as PEM text."""
 
     key_file: Path = field(repr=False)
     certificate_file: Path
     certificate: str
 
 
-def open_tls(directory: Path, names: Sequence[str], now: datetime) -> TlsIdentity:
-    """The TLS identity in `directory`, made for the loopback names and `names` if it is not there.
+@contextlib.contextmanager
+def tls_identity(key: bytes, certificate: str) -> Iterator[TlsIdentity]:
+    """The identity of a private key (PEM) and its certificate (PEM), for OpenSSL, which reads files only: both lie in
+    anonymous memory of this process while the context lasts."""
+    descriptors = [_in_memory(data) for data in (key, certificate.encode())]
+    try:
+        paths = [Path(f"/proc/self/fd/{descriptor}") for descriptor in descriptors]
+        yield TlsIdentity(paths[0], paths[1], certificate)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
-    Raises as `kokon.provisioning.keys.open_keys`, and `UsageError` (`tls-name-missing`) if an existing certificate
-    lacks one of `names`, `StaleError` (`tls-expired`).
-    """
-    key = private_key(directory / TLS_KEY)
-    path = directory / TLS_CERTIFICATE
-    wanted = tuple(dict.fromkeys((*LOOPBACK, *names)))
-    pem = private_file(path, lambda: make_certificate(key, wanted, now))
-    certificate = _load(pem, path)
-    if certificate.public_key() != key.public_key():
-        raise MalformedError("key-file-malformed", f"{TLS_CERTIFICATE} does not belong to {TLS_KEY}")
-    _check(certificate, wanted, now)
-    return TlsIdentity(directory / TLS_KEY, path, pem.decode())
+
+def _in_memory(data: bytes) -> int:
+    descriptor = os.memfd_create("kokon", os.MFD_CLOEXEC)
+    try:
+        os.fchmod(descriptor, 0o600)
+        os.write(descriptor, data)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def make_certificate(key: ec.EllipticCurvePrivateKey, names: Sequence[str], now: datetime) -> bytes:
-    """A self-signed server certificate (RFC 5280) for DNS names and IP addresses, as PEM."""
+    """A self-signed server certificate (RFC 5280) for the loopback names and `names`, DNS names and IP addresses, as
+    PEM. Raises `UsageError` (`tls-name-malformed`)."""
+    names = tuple(dict.fromkeys((*LOOPBACK, *names)))
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Kokon provisioning server")])
     public = key.public_key()
     identifier = x509.SubjectKeyIdentifier.from_public_key(public)
@@ -90,16 +101,6 @@ def make_certificate(key: ec.EllipticCurvePrivateKey, names: Sequence[str], now:
     return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
-def server_context(identity: TlsIdentity) -> ssl.SSLContext:
-    """TLS 1.3, and 1.2 for guests that have nothing newer; no tickets kept, no compression."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
-    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
-    context.load_cert_chain(identity.certificate_file, identity.key_file)
-    return context
-
-
 def client_context(certificate: str) -> ssl.SSLContext:
     """For clients: trusts exactly `certificate` (PEM), nothing of the system's.
 
@@ -114,31 +115,36 @@ def client_context(certificate: str) -> ssl.SSLContext:
     return context
 
 
-def _load(pem: bytes, path: Path) -> x509.Certificate:
+def check_certificate(pem: bytes, key: object, names: Sequence[str], now: datetime) -> None:
+    """Check that a certificate (PEM) is for the public key `key`, the loopback names and `names`, and good at `now`.
+
+    Raises `UsageError` (`tls-name-missing`, `tls-name-malformed`), `StaleError` (`tls-expired`), `MalformedError`
+    (`certificate-malformed`).
+    """
     try:
-        return x509.load_pem_x509_certificate(pem[:KEY_FILE_LIMIT])
+        certificate = x509.load_pem_x509_certificate(pem)
     except ValueError as error:
-        raise MalformedError("key-file-malformed", f"{path.name} is not a certificate") from error
-
-
-def _check(certificate: x509.Certificate, wanted: Sequence[str], now: datetime) -> None:
+        raise MalformedError("certificate-malformed", "the server's certificate is not a PEM certificate") from error
+    if certificate.public_key() != key:
+        raise MalformedError("certificate-malformed", "the server's certificate is not one for its key")
+    hint = "start once with --new-certificate; launch documents pin it, so admit every workload anew"
     if now >= certificate.not_valid_after_utc:
         raise StaleError(
             "tls-expired",
             "the server's TLS certificate has expired",
             expected=f"before {certificate.not_valid_after_utc.isoformat()}",
             found=now.isoformat(timespec="seconds"),
-            hint=f"remove {TLS_CERTIFICATE}, start again, and admit every workload anew",
+            hint=hint,
         )
     present = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    missing = [name for name in wanted if _general_name(name) not in present]
+    missing = [name for name in (*LOOPBACK, *names) if _general_name(name) not in present]
     if missing:
         raise UsageError(
             "tls-name-missing",
             "the server's TLS certificate was made for other names",
             expected=", ".join(missing),
             found=", ".join(str(name.value) for name in present),
-            hint=f"remove {TLS_CERTIFICATE} to get a new one; launch documents pin it, so admit every workload anew",
+            hint=hint,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -22,7 +22,8 @@ class Workload:
     `host_data` is the launch document's SHA-256; `measurements` are pairs of TEE ("snp", "simulated") and launch
     digest (48 bytes); `resources` are the paths that it may read; `author` the PEM key that signed. A workload that is
     known by its measurements alone (`measured.py`) has none of these but `resources`, and the texts of a reference file
-    and of a policy instead. At most `max_activations` attestations are granted (None: any number).
+    and of a policy instead. At most `max_activations` attestations are granted (None: any number). `previous` is the
+    hex digest of the record that this one took the place of, `admitted_by` whose decision it was.
     """
 
     name: str
@@ -41,6 +42,13 @@ class Workload:
     references: str = ""
     platform: str = ""
     max_activations: int | None = None
+    previous: str = ""
+    admitted_by: str = ""
+
+    def following(self, previous: str, by: str) -> Workload:
+        """This workload as the record that takes the place of the one with the hex digest `previous` ("": none),
+        admitted by the principal `by`."""
+        return replace(self, previous=previous, admitted_by=by)
 
     def terms(self) -> str:
         """Hex SHA-256 of what an enclave of this workload is judged by: launch document, measurements and policy.
@@ -72,6 +80,8 @@ class Workload:
             "references": self.references,
             "platform": self.platform,
             "max_activations": self.max_activations,
+            "previous": self.previous,
+            "admitted_by": self.admitted_by,
         }
 
 
@@ -108,6 +118,8 @@ def decode_workload(data: bytes) -> Workload:
         references=measured,
         platform=fields.text("platform", default="", limit=RECORD_LIMIT),
         max_activations=fields.value("max_activations", default=None),
+        previous=fields.text("previous", default="", limit=64),
+        admitted_by=fields.text("admitted_by", default="", limit=64),
     )
     fields.finish()
     return workload

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -13,16 +13,22 @@ from typing import Any
 
 import httpx2
 import pytest
-import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
 from provisioning_factory import Author, attestation, launch
 
-from kokon.provisioning.client import AdminAccess, AdminClient
-from kokon.provisioning.keys import ServerKeys, open_keys
-from kokon.provisioning.serve import _listen, configuration
-from kokon.provisioning.service import Service
-from kokon.provisioning.store import Store
-from kokon.provisioning.tls import client_context, open_tls
+from kokon.jose.jwe import public_jwk
+from kokon.provisioning.client import ADMIN_FILE, AdminClient, read_access
+from kokon.provisioning.core import Core, Demands
+from kokon.provisioning.custody.file import FileHolder
+from kokon.provisioning.database import Store
+from kokon.provisioning.replica import Replica, open_replica, write_access
+from kokon.provisioning.serve import Running, ServeOptions
+from kokon.provisioning.state import Settings
+from kokon.provisioning.tls import client_context
+from kokon.provisioning.web.api import API
+from kokon.provisioning.web.limits import LimitOptions
+from kokon.provisioning.web.metrics import Metrics
+from kokon.provisioning.web.server import listeners
 from kokon.tee.endorsements import Endorsements
 from kokon.tee.simulated.keys import fingerprint, load_processor
 from kokon.tee.simulated.processor import Processor
@@ -49,15 +55,21 @@ class Server:
     """A running server, and what a test may do to it."""
 
     url: str
-    keys: ServerKeys
+    replica: Replica
     certificate: str
-    service: Service
-    store: Store
     clock: Clock
     admin: AdminClient
     guest: httpx2.Client
     author: Author
     tee_key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+
+    @property
+    def store(self) -> Store:
+        return self.replica.store
+
+    @property
+    def core(self) -> Core:
+        return self.replica.core
 
     def client(self) -> httpx2.Client:
         """Another guest's connection, without cookies."""
@@ -91,9 +103,16 @@ class Server:
         return code, self.admin.denial(identity)
 
     def events(self) -> list[dict[str, Any]]:
-        import json
+        """What the log of the project tells, but for who logged in."""
+        entries = [json.loads(entry) for entry in self.admin.log()[0]]
+        return [entry for entry in entries if entry["event"] != "admin-login"]
 
-        return [json.loads(entry) for entry in self.admin.log()[0]]
+    def server_events(self) -> list[dict[str, Any]]:
+        return [json.loads(entry) for entry in self.admin.log(server=True)[0]]
+
+    @property
+    def token(self) -> str:
+        return self.admin.access.token
 
 
 @pytest.fixture(scope="session")
@@ -110,28 +129,33 @@ def other_chip(tmp_path_factory: pytest.TempPathFactory) -> Chip:
 
 @contextlib.contextmanager
 def serving(state: Path, endorsements: Endorsements, **options: Any) -> Iterator[Server]:
-    """A server with its state there; `options` are those of `Service`."""
+    """A server with its state there; `options` are those of `Demands`, and `limits` of requests."""
     clock = Clock()
-    keys = open_keys(state, clock())
-    identity = open_tls(state, (), clock())
-    store = Store(state, keys.master)
-    service = Service(store, keys, identity.certificate, endorsements, clock, **options)
-    listener = _listen("127.0.0.1", 0)
-    url = f"https://127.0.0.1:{listener.getsockname()[1]}"
-    running = uvicorn.Server(configuration(service, identity))
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
-    thread.start()
-    while not running.started:
-        time.sleep(0.01)
-    admin = AdminClient(AdminAccess(url, keys.admin_token, identity.certificate))
-    guest = httpx2.Client(base_url=url, verify=client_context(identity.certificate), timeout=10, trust_env=False)
-    author = Author(service.owner_key()["jwk"], identity.certificate, url)
-    yield Server(url, keys, identity.certificate, service, store, clock, admin, guest, author)
-    admin.close()
-    guest.close()
-    running.should_exit = True
-    thread.join(10)
-    assert not thread.is_alive()
+    limits = options.pop("limits", LimitOptions(address=None, project=None))
+    settings = options.pop("settings", Settings())
+    demands = Demands(endorsements, **options)
+    metrics = Metrics(operation.template for operation in API.operations)
+    with contextlib.ExitStack() as stack:
+        replica = stack.enter_context(open_replica(state, FileHolder(), settings, demands, clock, counters=metrics))
+        sockets = listeners([("127.0.0.1", 0)])
+        url = f"https://127.0.0.1:{sockets[0].getsockname()[1]}"
+        write_access(replica, url)
+        serve = ServeOptions(state, limits=limits)
+        started = threading.Event()
+        running = stack.enter_context(Running(replica, serve, metrics, sockets, started.set))
+        thread = threading.Thread(target=running.start)
+        thread.start()
+        assert started.wait(20)
+        access = read_access(state / ADMIN_FILE)
+        admin = stack.enter_context(AdminClient(access))
+        guest = httpx2.Client(base_url=url, verify=client_context(access.certificate), timeout=10, trust_env=False)
+        author = Author(public_jwk(replica.keys.owner.public_key()), access.certificate, url)
+        yield Server(url, replica, access.certificate, clock, admin, guest, author)
+        guest.close()
+        admin.close()
+        running.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
 
 
 @pytest.fixture

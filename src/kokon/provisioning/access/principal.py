@@ -161,7 +161,8 @@ def check_beyond(actor: Principal, other: Principal, *, removal: bool = False) -
         )
 
 
-def _check_role(principal: Principal, action: Action, now: datetime) -> None:
+def check_current(principal: Principal, now: datetime) -> None:
+    """Nothing, if the principal's time is not over. Raises `DeniedError` (`principal-expired`)."""
     if principal.expires is not None and now >= principal.expires:
         raise DeniedError(
             "principal-expired",
@@ -170,6 +171,10 @@ def _check_role(principal: Principal, action: Action, now: datetime) -> None:
             found=now.isoformat(),
             hint="an owner can give a new one",
         )
+
+
+def _check_role(principal: Principal, action: Action, now: datetime) -> None:
+    check_current(principal, now)
     if action not in allowed(principal.role):
         raise DeniedError(
             "role-insufficient",

@@ -1,0 +1,372 @@
+"""`kokon provision init|backup|restore` and the master key's rotation: what is done with a state directory itself."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from kokon.cli.custody import (
+    DATABASE,
+    OPENING,
+    TOKEN,
+    Custody,
+    Database,
+    Opening,
+    Token,
+    asker,
+    database_url,
+    described,
+    state_of,
+)
+from kokon.cli.output import emit, note
+from kokon.errors import HostError, UsageError
+
+if TYPE_CHECKING:
+    from kokon.provisioning.custody.holder import Holder
+    from kokon.provisioning.custody.wrapped import HolderName
+    from kokon.provisioning.database.engines import Backend
+    from kokon.provisioning.state import Settings
+
+MASTER_FILES = {"file": "master.key", "passphrase": "master.json", "pkcs11": "master.json", "enclave": "master.json"}
+
+
+# -- init ----------------------------------------------------------------------------------------------------------
+
+
+def init(
+    *,
+    state: Path | None = None,
+    custody: Custody | None = None,
+    token: Token = TOKEN,
+    database: Database = DATABASE,
+    opening: Opening = OPENING,
+    json: bool = False,
+) -> None:
+    """Prepare a server's state directory: who holds the master key, and which database. Nothing that is there changes.
+
+    Example: `kokon provision init --custody passphrase --database postgresql://db.internal/kokon`
+
+    Not needed for a server that keeps everything in files: `kokon provision serve` does it. Of several replicas, one
+    makes the master key; copy its master.key or master.json into the others' directories, then run this there too.
+
+    Parameters
+    ----------
+    state
+        State directory; default: provision in Kokon's home.
+    custody
+        Who holds the master key, which opens all else: a file of mode 0600 (the default), a passphrase, or a PKCS#11
+        token.
+    json
+        Print JSON.
+    """
+    from kokon.provisioning.custody import vault
+    from kokon.provisioning.state import SETTINGS, private_directory, read_settings, write_settings
+
+    directory = state_of(state)
+    present = vault.held_by(directory) if directory.exists() else None
+    settings = _settings(read_settings(directory), token, database_url(database), known=(directory / SETTINGS).exists())
+    name = custody or present or "file"
+    if present is not None and present != name:
+        raise _differs("the master key is held otherwise", present, name, "`kokon provision rotate --custody`")
+    private_directory(directory)
+    made = []
+    if not (directory / SETTINGS).exists():
+        write_settings(directory, settings)
+        made.append(SETTINGS)
+    if present is None:
+        _make_master(directory, name, settings, opening)
+        made.append(MASTER_FILES[name])
+    answer = {"state": str(directory), "custody": name, "database": described(settings), "made": made}
+    told = [f"state      {directory}", f"master key {name}", f"database   {answer['database']}"]
+    told.append(f"made       {', '.join(made)}" if made else "nothing was made: all is there")
+    emit(answer, "\n".join(told), json)
+    if MASTER_FILES[name] in made:
+        note(f"keep a copy of {directory / MASTER_FILES[name]} elsewhere: without it no backup can be opened")
+
+
+def _settings(found: Settings, token: Token, url: str | None, *, known: bool) -> Settings:
+    """The settings that are there, or those that were asked for if there are none."""
+    wanted = found
+    if url is not None:
+        wanted = replace(wanted, database=url)
+    if token.pkcs11_module is not None:
+        module = str(token.pkcs11_module.absolute())
+        wanted = replace(wanted, library=module, token=token.pkcs11_token, key=token.pkcs11_key)
+    if known and wanted != found:
+        was, now = (f"{described(one)}, token {one.token!r}, key {one.key!r}" for one in (found, wanted))
+        raise _differs("the state directory has other settings", was, now, "edit settings.json while the server rests")
+    return wanted
+
+
+def _make_master(directory: Path, name: HolderName, settings: Settings, opening: Opening) -> None:
+    from kokon.provisioning.custody import vault
+    from kokon.provisioning.state import holder_of
+
+    holder = holder_of(name, settings, asker(opening, twice=True))
+    _make_token_key(holder)
+    vault.create(directory, holder)
+
+
+def _make_token_key(holder: Holder) -> None:
+    """The key in the token, unless it is there."""
+    from kokon.provisioning.custody.pkcs11 import TokenHolder
+
+    if isinstance(holder, TokenHolder):
+        try:
+            holder.make_key()
+        except UsageError as error:
+            if error.code != "pkcs11-key-exists":
+                raise
+
+
+def _differs(message: str, expected: str, found: str, hint: str) -> UsageError:
+    return UsageError("state-differs", message, expected=expected, found=found, hint=hint)
+
+
+# -- backup and restore --------------------------------------------------------------------------------------------
+
+
+def backup(file: Path, /, *, state: Path | None = None, json: bool = False) -> None:
+    """Write everything that the server keeps into one file, sealed as it is. The server may run meanwhile.
+
+    Example: `kokon provision backup /backup/kokon-monday.backup`
+
+    The master key is not in it: keep that apart, since both together open everything.
+
+    Parameters
+    ----------
+    file
+        Where it goes (mode 0600), must not be there; - for standard output.
+    state
+        State directory; default: provision in Kokon's home.
+    json
+        Print JSON; on stderr if the backup goes to standard output.
+    """
+    from kokon.provisioning.custody import vault
+    from kokon.provisioning.database.backup import backup as write
+
+    directory = state_of(state)
+    with _backend(directory, alone=False, existing=True) as backend, _sink(file) as sink:
+        counted = _Counted(sink)
+        rows = write(backend, cast("BinaryIO", counted))
+    told = {"output": str(file), "rows": rows, "size": counted.size, "sha256": counted.digest.hexdigest()}
+    text = f"{file}: {rows} rows, {counted.size} bytes, SHA-256 {told['sha256']}"
+    if str(file) == "-":
+        note(text)
+    else:
+        emit(told, text, json)
+    master = MASTER_FILES[vault.held_by(directory) or "file"]
+    note(
+        f"the master key is not in it: keep a copy of {directory / master} apart from the backup; both open everything"
+    )
+
+
+def restore(file: Path, /, *, state: Path | None = None, forget: bool = False, json: bool = False) -> None:
+    """Put a backup into an empty database: all of it, or nothing. The server must not run.
+
+    Example: `kokon provision restore /backup/kokon-monday.backup --state /var/lib/kokon`
+
+    Put the master key that belongs to it (master.key or master.json) into the state directory first; for PostgreSQL,
+    or a master key in a token, then run `kokon provision init`.
+
+    Parameters
+    ----------
+    file
+        The backup; - for standard input.
+    state
+        State directory; default: provision in Kokon's home.
+    forget
+        Forget how long the logs were here: needed if the backup is older than what this directory's server did last.
+        What happened since is lost, and so is the proof of it.
+    json
+        Print JSON.
+    """
+    from kokon.provisioning.database.backup import restore as read
+    from kokon.provisioning.state import MEMORY, private_directory
+
+    directory = state_of(state)
+    private_directory(directory)
+    with _backend(directory) as backend, _source(file) as source:
+        rows = read(source, backend)
+        masters = _masters(backend)
+    if forget:
+        (directory / MEMORY).unlink(missing_ok=True)
+    found = _identity(directory)
+    opens = found in masters
+    emit({"rows": rows, "master": found, "opens": opens}, f"{rows} rows restored into {directory}", json)
+    if not opens:
+        note(f"put the master key {' or '.join(masters)} into {directory} before the server starts; there is {found}")
+    if not forget and (directory / MEMORY).exists():
+        note("if the server refuses the logs as rolled back, and the backup is the latest there is: restore --forget")
+
+
+class _Counted:
+    """A file that counts and hashes what is written."""
+
+    def __init__(self, sink: BinaryIO) -> None:
+        self._sink = sink
+        self.size = 0
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        """As a file's."""
+        self._sink.write(data)
+        self.digest.update(data)
+        self.size += len(data)
+        return len(data)
+
+
+def _masters(backend: Backend) -> list[str]:
+    """The public names of the master keys that open a database's key ring."""
+    from sqlalchemy import select
+
+    from kokon.provisioning.database.rings import PREFIX
+    from kokon.provisioning.database.schema import DOCUMENTS
+
+    with backend.reading() as connection:
+        names = connection.execute(select(DOCUMENTS.c.name)).scalars().all()
+    return sorted(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
+
+
+def _identity(directory: Path) -> str:
+    """The public name of the master key in a state directory, as far as it can be seen without opening it."""
+    from kokon.provisioning.custody import vault
+    from kokon.provisioning.custody.file import FileHolder
+    from kokon.provisioning.custody.files import read_private
+    from kokon.provisioning.custody.wrapped import WRAPPED_LIMIT, decode_wrapped
+
+    held = vault.held_by(directory)
+    if held is None:
+        return "none"
+    if held == "file":
+        return vault.open_master(directory, FileHolder()).identity
+    return decode_wrapped(read_private(directory / vault.WRAPPED, WRAPPED_LIMIT)).master
+
+
+@contextlib.contextmanager
+def _backend(directory: Path, *, alone: bool = True, existing: bool = False) -> Iterator[Backend]:
+    """The database of a state directory. Raises `UsageError` (`state-empty`) if it must exist and does not, and as
+    `read_settings` and `open_backend`."""
+    from kokon.provisioning.database.engines import open_backend
+    from kokon.provisioning.state import read_settings
+
+    location = read_settings(directory).location(directory)
+    if existing and isinstance(location, Path) and not location.exists():
+        raise UsageError(
+            "state-empty", "there is no database here", expected=location, hint="name the state directory with --state"
+        )
+    backend = open_backend(location, alone=alone)
+    try:
+        yield backend
+    finally:
+        backend.close()
+
+
+@contextlib.contextmanager
+def _sink(path: Path) -> Iterator[BinaryIO]:
+    """A new file of mode 0600, removed again if it does not get whole; or standard output."""
+    if str(path) == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError as error:
+        raise UsageError("output-exists", f"{path} exists already, nothing is overwritten") from error
+    except OSError as error:
+        raise HostError("output-not-written", f"cannot write {path}", found=error.strerror) from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise HostError("output-not-written", f"cannot write {path}", found=error.strerror) from error
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def _source(path: Path) -> Iterator[BinaryIO]:
+    if str(path) == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UsageError("input-unreadable", f"cannot read {path}", found=error.strerror) from error
+    with file:
+        yield file
+
+
+# -- the master key ------------------------------------------------------------------------------------------------
+
+
+def rotate_master(
+    state: Path | None,
+    custody: Custody | None,
+    token: Token,
+    opening: Opening,
+    new_opening: Opening,
+    *,
+    renew: bool,
+    finish: bool,
+) -> dict[str, Any]:
+    """Replace the master key by a new one (`renew`), or give it to another holder (`custody`), or both; `finish` takes
+    the key ring away from all master keys but the present one. What was done.
+
+    Raises as `custody.vault`, `database.rings` and `open_backend`, `UsageError` (`state-differs`).
+    """
+    from kokon.provisioning.custody import vault
+    from kokon.provisioning.state import holder_of, read_settings, write_settings
+
+    directory = state_of(state)
+    settings = read_settings(directory)
+    holder = holder_of(vault.held_by(directory) or "file", settings, asker(opening))
+    master = vault.open_master(directory, holder)
+    done: dict[str, Any] = {"state": str(directory), "custody": holder.name}
+    if renew or finish:
+        done |= _renew(directory, holder, renew=renew)
+    if custody is not None:
+        changed = _with_token(settings, token)
+        target = holder_of(custody, changed, asker(new_opening, twice=True))
+        _make_token_key(target)
+        write_settings(directory, changed)
+        vault.rewrap(directory, holder, target)
+        done["custody"] = custody
+    return {"master": master.identity, **done}
+
+
+def _renew(directory: Path, holder: Holder, *, renew: bool) -> dict[str, Any]:
+    """A new master key: the key ring is kept for it too, then it takes the old one's place, then the ring is taken from
+    the old one, unless other replicas still have that."""
+    from kokon.provisioning.custody import vault
+    from kokon.provisioning.custody.master import make_master
+    from kokon.provisioning.database.rings import add_master, remove_masters
+
+    master = vault.open_master(directory, holder)
+    with _backend(directory, existing=True) as backend:
+        if renew:
+            new = make_master()
+            add_master(backend, master, new)
+            vault.replace(directory, holder, master, new)
+            master = new
+        finished = not (renew and backend.shared)
+        if finished:
+            remove_masters(backend, master)
+    return {"master": master.identity, "finished": finished}
+
+
+def _with_token(settings: Settings, token: Token) -> Settings:
+    if token.pkcs11_module is None:
+        return settings
+    module = str(token.pkcs11_module.absolute())
+    return replace(settings, library=module, token=token.pkcs11_token, key=token.pkcs11_key)

@@ -1,0 +1,120 @@
+"""What a project admits and demands: its workloads and policies, read once for each change of its records."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from kokon.appraisal.policy_file import parse_policy
+from kokon.provisioning.history import decode_text
+from kokon.provisioning.workload import Workload, decode_workload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kokon.appraisal.policy import Policy
+    from kokon.provisioning.database.catalogue import Snapshot
+    from kokon.provisioning.database.store import Store
+
+WORKLOAD = "workload"
+RELEASE = "release"
+PLATFORM_POLICY = "platform-policy"
+ATTESTATION_POLICY = "attestation-policy"
+RESOURCE_POLICY = "resource-policy"
+REFERENCE = "reference"
+SECRET = "secret"  # noqa: S105
+PROJECTS = 256
+"""Catalogues kept at once."""
+_LOOKS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """A project at one `generation` of its records: `workloads` by name, `pinned` by the digest of the launch document
+    that they have, `policy` for every platform, `epochs` at which version of its record each workload began."""
+
+    project: str
+    generation: int
+    workloads: Mapping[str, Workload]
+    pinned: Mapping[bytes, Workload]
+    policy: Policy
+    epochs: Mapping[str, int] = field(default_factory=dict)
+
+    def activations(self, workload: Workload) -> str:
+        """The name of the counter of its activations; another one once it was withdrawn and admitted again."""
+        return f"activations/{workload.name}/{self.epochs.get(workload.name, 0)}"
+
+
+class Catalogues:
+    """The catalogues of all projects, made when they are asked for. Calls are safe from several threads."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, tuple[Policy, Catalogue]] = OrderedDict()
+        self._decoded: dict[tuple[str, str, str], tuple[bytes, Any]] = {}
+
+    def of(self, project: str, rules: Policy) -> Catalogue:
+        """The catalogue of `project`, whose own policy, if it has one, stands in the place of `rules`.
+
+        Raises as the store does, and as records and policies are parsed.
+        """
+        known = self._known.get(project)
+        snapshot = self._store.snapshot(project)
+        if known is not None and known[0] is rules and known[1].generation == snapshot.generation:
+            return known[1]
+        with self._lock:
+            made = self._make(project, rules)
+            self._known[project] = (rules, made)
+            self._known.move_to_end(project)
+            while len(self._known) > PROJECTS:
+                self._known.popitem(last=False)
+            return made
+
+    def _make(self, project: str, rules: Policy) -> Catalogue:
+        """Made of one snapshot: if a record is gone before it was read, of the next one."""
+        for _ in range(_LOOKS):
+            snapshot = self._store.snapshot(project)
+            workloads = self._records(snapshot, WORKLOAD, decode_workload)
+            policies = self._records(snapshot, PLATFORM_POLICY, read_platform_policy)
+            if workloads is not None and policies is not None:
+                return _catalogue(snapshot, workloads, policies.get("default", rules))
+        return _catalogue(snapshot, {}, rules)
+
+    def _records(self, snapshot: Snapshot, kind: str, decode: Callable[[bytes], Any]) -> dict[str, Any] | None:
+        """The newest version of each record, decoded; None if one is gone."""
+        found = {}
+        for name in snapshot.names(kind):
+            meta = snapshot.get(kind, name)
+            place = (snapshot.project, kind, name)
+            digest, value = self._decoded.get(place, (b"", None))
+            if meta is None or digest != meta.digest:
+                record = self._store.read(snapshot.project, kind, name, meta.version) if meta else None
+                if meta is None or record is None:
+                    return None
+                value = decode(record)
+                self._decoded[place] = (meta.digest, value)
+            found[name] = value
+        return found
+
+
+def read_platform_policy(record: bytes) -> Policy:
+    """The policy in a record of that kind. Raises as `parse_policy`, `parse_versioned`."""
+    return parse_policy(decode_text(record).text.encode())
+
+
+def _catalogue(snapshot: Snapshot, workloads: Mapping[str, Workload], policy: Policy) -> Catalogue:
+    pinned = {one.host_data: one for one in workloads.values() if one.host_data}
+    epochs = {name: snapshot.versions(WORKLOAD, name)[0].version for name in workloads}
+    return Catalogue(
+        snapshot.project,
+        snapshot.generation,
+        MappingProxyType(dict(workloads)),
+        MappingProxyType(pinned),
+        policy,
+        MappingProxyType(epochs),
+    )

@@ -1,0 +1,307 @@
+"""What a guest can ask for: a session, a token for its evidence, a resource, and that its event is logged.
+
+Coroutines of one event loop. What takes the processor's time, evidence and policies, is done in a few threads; what is
+written is waited for without one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kokon.errors import DeniedError, KokonError
+from kokon.jose.jwe import encrypt_to, from_jwk, thumbprint
+from kokon.provisioning.aside import Aside
+from kokon.provisioning.bearer import Bearer, Granted, Holder
+from kokon.provisioning.catalogue import SECRET
+from kokon.provisioning.core import ATTEMPTS, Core, Refusal, busy
+from kokon.provisioning.database.values import Count, Entry, StaleDecision, Work
+from kokon.provisioning.kbs.envelopes import allowed_tees, check_device, primary_tees, read_devices, read_evidence
+from kokon.provisioning.kbs.messages import (
+    REQUEST_LIMIT,
+    device_digest,
+    new_nonce,
+    parse_attestation,
+    parse_request,
+)
+from kokon.provisioning.kbs.paths import check_path
+from kokon.provisioning.kbs.session import Session, new_session
+from kokon.provisioning.release import Attempt, Verdict, check_release, judge
+from kokon.provisioning.secret.derive import derive
+from kokon.provisioning.secret.value import Secret, decode_secret
+from kokon.provisioning.secret.versions import choose
+from kokon.tee.registry import verify
+from kokon.wire import Fields, parse_json
+
+if TYPE_CHECKING:
+    from kokon.appraisal.result import AttestationResult
+    from kokon.provisioning.catalogue import Catalogue
+    from kokon.provisioning.workload import Workload
+    from kokon.tee.evidence import Claims
+
+THREADS = 4
+"""Attestations that are judged at the same time."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A verdict, and what it was made on."""
+
+    verdict: Verdict
+    catalogue: Catalogue
+
+
+class Guests:
+    """The guests' side of a server."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._tees = allowed_tees()
+        self._threads = ThreadPoolExecutor(THREADS, "attestation")
+        self._aside = Aside()
+
+    def close(self) -> None:
+        """Give the threads back."""
+        self._threads.shutdown()
+
+    def auth(self, project: str, body: bytes) -> tuple[str, str]:
+        """The sealed session and the nonce for a Request. Nothing is kept. Raises as `parse_request`, and
+        `DeniedError` (`project-unknown`)."""
+        core = self._core
+        request = parse_request(body, primary_tees(self._tees))
+        session = new_session(core.check_project(project), request, new_nonce(secrets.token_bytes), core.clock())
+        return core.sealer.seal(session), session.nonce
+
+    # -- attestation -----------------------------------------------------------------------------------------------
+
+    async def attest(self, project: str, cookie: str | None, body: bytes) -> Granted:
+        """The token for an Attestation. Raises `Refusal`, `DeniedError` (`project-unknown`), `HostError` as the store
+        does."""
+        core = self._core
+        core.check_project(project)
+        now = core.clock()
+        try:
+            attempt, claims = await self._in_thread(lambda: self._read(project, cookie, body, now))
+            judged = await self._in_thread(lambda: self._judge(attempt, claims, now))
+            if core.demands.complete is not None and judged.verdict.wanted:
+                claims = await self._aside.run(lambda: self._completed(attempt))
+                now = core.clock()
+                judged = await self._in_thread(lambda: self._judge(attempt, claims, now))
+        except KokonError as error:
+            core.counters.handshake("unknown", "refused")
+            raise await self._refused(project, "attestation-denied", error, {}) from error
+        granted = await self._conclude(attempt, claims, judged, now)
+        core.counters.handshake(attempt.session.tee, "granted")
+        return granted
+
+    def _read(self, project: str, cookie: str | None, body: bytes, now: datetime) -> tuple[Attempt, Claims]:
+        """What an attestation consists of, and what its evidence says. Raises `DeniedError` (`session-unknown`,
+        `nonce-used`), `MalformedError`, as `verify`."""
+        session = self._core.sealer.open(cookie, project, now)
+        if session.token is not None:
+            raise DeniedError("nonce-used", "this session has attested already", hint="start a new handshake")
+        attestation = parse_attestation(body, session.version)
+        evidence = read_evidence(session.tee, attestation.evidence)
+        devices = read_devices(attestation.additional, self._tees)
+        digest, known = device_digest(attestation, session.nonce), self._core.demands.endorsements
+        found = [check_device(device, digest, known, now)[1] for device in devices]
+        attempt = Attempt(attestation, session, evidence, tuple(check for checks in found for check in checks))
+        return attempt, verify(evidence, known, now)
+
+    def _completed(self, attempt: Attempt) -> Claims:
+        """What the evidence says, with what the vendors say about the chip; their services may take their time."""
+        demands, now = self._core.demands, self._core.clock()
+        if demands.complete is None:
+            return verify(attempt.evidence, demands.endorsements, now)
+        return demands.complete(lambda pool: verify(attempt.evidence, pool, now), demands.endorsements, now)[0]
+
+    def _judge(self, attempt: Attempt, claims: Claims, now: datetime) -> _Judged:
+        catalogue = self._core.catalogue(attempt.session.project)
+        verdict = judge(attempt, claims, catalogue.pinned.get, catalogue.workloads, catalogue.policy, now)
+        return _Judged(verdict, catalogue)
+
+    async def _conclude(self, attempt: Attempt, claims: Claims, judged: _Judged, now: datetime) -> Granted:
+        """Write what the verdict comes to; on other records than it was made on, make it anew."""
+        core, session, spent = self._core, attempt.session, False
+        for _ in range(ATTEMPTS):
+            verdict = judged.verdict
+            details = {**verdict.facts, "tee_key": thumbprint(dict(attempt.attestation.jwk))}
+            if verdict.workload is not None:
+                details["workload"] = verdict.workload.name
+            try:
+                if verdict.genuine and not spent:
+                    core.spent.spend(session.nonce, session.expires, now)
+                    spent = True
+            except KokonError as error:
+                raise await self._refused(session.project, "attestation-denied", error, details) from error
+            if verdict.granted is None:
+                core.counters.handshake(session.tee, "denied")
+                raise await self._denied(session.project, verdict, details)
+            try:
+                return await self._grant(attempt, judged.catalogue, verdict.granted, details, now)
+            except StaleDecision:
+                judged = await self._in_thread(lambda: self._judge(attempt, claims, now))
+        raise busy()
+
+    async def _grant(
+        self,
+        attempt: Attempt,
+        catalogue: Catalogue,
+        granted: tuple[Workload, AttestationResult],
+        details: dict[str, Any],
+        now: datetime,
+    ) -> Granted:
+        """The token, once it is written that it was granted. Raises `StaleDecision`, `Refusal`."""
+        core, session = self._core, attempt.session
+        workload, result = granted
+        holder = Holder(workload.name, workload.host_data.hex(), workload.terms())
+        token, identity = core.tokens.make(holder, result, attempt, now)
+        entry = Entry("attestation-granted", {**details, "token": identity})
+        counts: tuple[Count, ...] = ()
+        if workload.max_activations is not None:
+            counts = (Count(catalogue.activations(workload), workload.max_activations),)
+        try:
+            await self._submit(Work(session.project, (entry,), (), counts, catalogue.generation))
+        except DeniedError as error:
+            refused = exhausted(workload.max_activations) if error.code == "count-exhausted" else error
+            refusal = await self._refused(session.project, "attestation-denied", refused, details, attested=True)
+            raise refusal from error
+        return Granted(token, core.sealer.seal(replace(session, token=token)))
+
+    # -- resources -------------------------------------------------------------------------------------------------
+
+    async def resource(
+        self, project: str, cookie: str | None, bearer: str | None, path: str, version: int | None = None
+    ) -> dict[str, str]:
+        """The resource at `path`, encrypted to the enclave's key. Raises as `attest`."""
+        core = self._core
+        core.check_project(project)
+        now, details = core.clock(), {"resource": path[:400]}
+        for _ in range(ATTEMPTS):
+            catalogue = core.catalogue(project)
+            try:
+                holder = self._holder(project, cookie, bearer, now)
+                details |= {"workload": holder.workload, "tee_key": thumbprint(dict(holder.jwk))}
+                details |= {"token": holder.identity}
+                workload = catalogue.workloads.get(holder.workload)
+                check_release(workload, holder.terms, check_path(path), now)
+                value, kept = self._secret(catalogue, holder, path, version, now)
+                message = encrypt_to(from_jwk(dict(holder.jwk)), value, algorithm=holder.jwk["alg"])
+            except KokonError as error:
+                raise await self._refused(
+                    project, "resource-denied", error, details, attested="token" in details
+                ) from error
+            entry = Entry("resource-released", {**details, "version": kept})
+            try:
+                await self._submit(Work(project, (entry,), generation=catalogue.generation))
+            except StaleDecision:
+                continue
+            return message
+        raise busy()
+
+    def _secret(
+        self, catalogue: Catalogue, holder: Bearer, path: str, version: int | None, now: datetime
+    ) -> tuple[bytes, int]:
+        """What is released of the secret at `path`, and which version it is."""
+        project, store = catalogue.project, self._core.store
+        kept = choose(store.snapshot(project).versions(SECRET, path), version, now, path)
+        record = store.read(project, SECRET, path, kept)
+        if record is None:
+            raise unknown(path)
+        secret = decode_secret(record)
+        return _released(secret, project, path, kept, holder), kept
+
+    # -- events ----------------------------------------------------------------------------------------------------
+
+    async def event(self, project: str, bearer: str | None, body: bytes) -> None:
+        """Log what an attested guest reports. Raises as `attest`, `MalformedError`."""
+        core = self._core
+        core.check_project(project)
+        try:
+            holder = self._holder(project, None, bearer, core.clock())
+        except KokonError as error:
+            raise await self._refused(project, "event-denied", error, {}) from error
+        fields = Fields(parse_json(body, limit=REQUEST_LIMIT, what="event"), "event")
+        code, text = fields.text("code", limit=64), fields.text("text", default="", limit=500)
+        fields.finish()
+        details = {"workload": holder.workload, "code": code, "text": text, "tee_key": thumbprint(dict(holder.jwk))}
+        await self._submit(Work(project, (Entry("guest-event", details),)))
+
+    # -- common ----------------------------------------------------------------------------------------------------
+
+    def _holder(self, project: str, cookie: str | None, bearer: str | None, now: datetime) -> Bearer:
+        """Who asks: by the session first, then by the token (kbs protocol)."""
+        token = bearer
+        if cookie is not None:
+            with contextlib.suppress(DeniedError):
+                token = self._session(cookie, project, now).token or bearer
+        if token is None:
+            raise DeniedError("token-missing", "neither an attested session nor a token", hint="attest first")
+        return self._core.tokens.read(token, project, now)
+
+    def _session(self, cookie: str, project: str, now: datetime) -> Session:
+        return self._core.sealer.open(cookie, project, now)
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+    async def _submit(self, work: Work | None) -> None:
+        if work is not None:
+            await asyncio.wrap_future(self._core.store.submit(work))
+
+    async def _refused(
+        self, project: str, event: str, error: KokonError, details: Mapping[str, Any], *, attested: bool = False
+    ) -> Refusal:
+        refusal, work = self._core.refuse(project, event, error, details, attested=attested)
+        await self._submit(work)
+        return refusal
+
+    async def _denied(self, project: str, verdict: Verdict, details: Mapping[str, Any]) -> Refusal:
+        reason = (verdict.code or "not-affirming", "attestation denied")
+        refusal, work = self._core.deny(project, "attestation-denied", reason, details, verdict.checks)
+        await self._submit(work)
+        return refusal
+
+
+def _released(secret: Secret, project: str, path: str, version: int, holder: Bearer) -> bytes:
+    if secret.kind != "derived":
+        return secret.value
+    return derive(
+        secret.value,
+        project=project,
+        path=path,
+        version=version,
+        scope=secret.recipe,
+        workload=holder.workload,
+        platform=holder.platform,
+        activation=holder.identity,
+    )
+
+
+def exhausted(limit: int | None) -> DeniedError:
+    """A workload was activated as often as it may be."""
+    return DeniedError(
+        "activations-exhausted",
+        "the workload was activated as often as it may be",
+        expected=f"<= {limit}",
+        found="more",
+        hint="admit it again with a higher number, or withdraw it, which starts the count anew",
+    )
+
+
+def unknown(path: str) -> DeniedError:
+    """There is no such secret."""
+    return DeniedError(
+        "resource-unknown",
+        "there is no such resource",
+        found=path[:400],
+        hint=f"put it there with `kokon secret put {path[:400]}`",
+    )
