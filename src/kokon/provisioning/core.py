@@ -111,9 +111,13 @@ class Core:
 
     def check_project(self, name: str) -> str:
         """`name`, if there is such a project. Raises `DeniedError` (`project-unknown`)."""
-        if name == DEFAULT or (is_project(name) and self.store.snapshot(SERVER).get(PROJECT_KIND, name)):
+        if self.has_project(name):
             return name
         raise DeniedError("project-unknown", "there is no project of this name", found=name[:64])
+
+    def has_project(self, name: str) -> bool:
+        """Whether there is a project of this name."""
+        return name == DEFAULT or (is_project(name) and self.store.snapshot(SERVER).get(PROJECT_KIND, name) is not None)
 
     def projects(self) -> tuple[str, ...]:
         """All projects, sorted."""

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from kokon.errors import KokonError, UsageError
-from kokon.provisioning.access.project import DEFAULT, is_project
 from kokon.provisioning.admin.principals import ENROLLED, enrolled
 from kokon.provisioning.app import Surroundings, build_app
 from kokon.provisioning.client import ADMIN_FILE
-from kokon.provisioning.core import PROJECT_KIND, Core, Demands
+from kokon.provisioning.core import Demands
 from kokon.provisioning.keys import SERVER, fingerprint, key_pem
 from kokon.provisioning.replica import CERTIFICATE, OWNER_JWK, Replica, open_replica, write_access
 from kokon.provisioning.state import Settings, held_by, holder_of, read_settings
@@ -28,17 +27,16 @@ from kokon.provisioning.tls import tls_identity
 from kokon.provisioning.web.api import API
 from kokon.provisioning.web.connection import TLS_EXTENSION
 from kokon.provisioning.web.health import Readiness
-from kokon.provisioning.web.limits import LimitOptions, Limits
-from kokon.provisioning.web.logging import configure_logging, get_logger
+from kokon.provisioning.web.logging import configure_logging
 from kokon.provisioning.web.metrics import Metrics
-from kokon.provisioning.web.observe import Observer
-from kokon.provisioning.web.server import Server, ServerOptions, fit_descriptors, listeners
+from kokon.provisioning.web.run import RunOptions, make_server
+from kokon.provisioning.web.server import Server, listeners
 from kokon.provisioning.web.tls import ServerTls, TlsOptions
 
 if TYPE_CHECKING:
     import socket
 
-    from starlette.types import ASGIApp, Scope
+    from starlette.types import Scope
 
     from kokon.provisioning.custody.enclave import Derive
 
@@ -74,8 +72,7 @@ class ServeOptions:
     new_certificate: bool = False
     literal_statuses: bool = False
     old_guests: bool = True
-    limits: LimitOptions = field(default_factory=LimitOptions)
-    server: ServerOptions = field(default_factory=ServerOptions)
+    run: RunOptions = field(default_factory=RunOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +128,7 @@ def serve(options: ServeOptions, announce: Callable[[Ready], None]) -> None:
     settings = options.settings or read_settings(options.state)
     holder = holder_of(held_by(options.state), settings, options.secret, options.derive)
     named = () if options.host in _WILDCARDS else (options.host,)
-    metrics = Metrics(operation.template for operation in API.operations)
+    metrics = Metrics(operation.name for operation in API.operations)
     with ExitStack() as stack:
         sockets = listeners([(options.host, options.port)])
         for one in sockets:
@@ -155,7 +152,7 @@ def serve(options: ServeOptions, announce: Callable[[Ready], None]) -> None:
 
 
 class Running(ExitStack):
-    """A server around a replica, as a context."""
+    """A server around a replica, as a context: start it."""
 
     def __init__(
         self,
@@ -187,32 +184,16 @@ class Running(ExitStack):
             certificate_of=_certificate_of,
             literal=options.literal_statuses,
         )
-        limits = Limits(
-            _observed(build_app(replica.core, surroundings), metrics),
-            options.limits,
-            project_of=lambda scope: _project_of(replica.core, scope),
-            note=metrics.denial,
-        )
-
-        def ending() -> None:
-            readiness.ending = True
-
-        server = Server(
-            limits,
-            self._sockets,
-            tls,
-            replace(options.server, limits=fit_descriptors(options.server.limits)),
+        return make_server(
+            build_app(replica.core, surroundings),
+            listeners=self._sockets,
+            tls=tls,
+            metrics=metrics,
+            readiness=readiness,
+            known_project=replica.core.has_project,
+            options=options.run,
             ready=self._ready,
-            ending=ending,
-            note=metrics.connection_event,
         )
-        metrics.watch(lambda: server.pool.size, lambda: limits.in_flight)
-        return server
-
-
-def _observed(app: ASGIApp, metrics: Metrics) -> ASGIApp:
-    templates = {operation.name: operation.template for operation in API.operations}
-    return Observer(app, metrics, templates, get_logger("kokon.http"))
 
 
 class _Enrolment:
@@ -253,16 +234,6 @@ def _certificate_of(scope: Scope) -> bytes | None:
         return None
     public = x509.load_der_x509_certificate(der).public_key()
     return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
-
-
-def _project_of(core: Core, scope: Scope) -> str | None:
-    """The project that a request is for, if there is such a one."""
-    path: str = scope["path"]
-    if not path.startswith("/p/"):
-        return DEFAULT
-    name = path.split("/", 3)[2]
-    known = name == DEFAULT or (is_project(name) and core.store.snapshot(SERVER).get(PROJECT_KIND, name))
-    return name if known else None
 
 
 def _ready(replica: Replica, url: str) -> Ready:

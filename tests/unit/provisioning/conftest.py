@@ -28,6 +28,7 @@ from kokon.provisioning.tls import client_context
 from kokon.provisioning.web.api import API
 from kokon.provisioning.web.limits import LimitOptions
 from kokon.provisioning.web.metrics import Metrics
+from kokon.provisioning.web.run import RunOptions
 from kokon.provisioning.web.server import listeners
 from kokon.tee.endorsements import Endorsements
 from kokon.tee.simulated.keys import fingerprint, load_processor
@@ -134,13 +135,13 @@ def serving(state: Path, endorsements: Endorsements, **options: Any) -> Iterator
     limits = options.pop("limits", LimitOptions(address=None, project=None))
     settings = options.pop("settings", Settings())
     demands = Demands(endorsements, **options)
-    metrics = Metrics(operation.template for operation in API.operations)
+    metrics = Metrics(operation.name for operation in API.operations)
     with contextlib.ExitStack() as stack:
         replica = stack.enter_context(open_replica(state, FileHolder(), settings, demands, clock, counters=metrics))
         sockets = listeners([("127.0.0.1", 0)])
         url = f"https://127.0.0.1:{sockets[0].getsockname()[1]}"
         write_access(replica, url)
-        serve = ServeOptions(state, limits=limits)
+        serve = ServeOptions(state, run=RunOptions(limits))
         started = threading.Event()
         running = stack.enter_context(Running(replica, serve, metrics, sockets, started.set))
         thread = threading.Thread(target=running.start)
