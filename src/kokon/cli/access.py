@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -39,6 +39,8 @@ class Access:
 
 
 DEFAULT_ACCESS = Access()
+Source = Annotated[Path, Parameter(allow_leading_hyphen=True)]
+"""A file that may be -, for standard input or output."""
 
 
 def connect(access: Access) -> AdminClient:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 from cyclopts import Parameter
 
-from kokon.cli.access import DEFAULT_ACCESS, Access, connect
+from kokon.cli.access import DEFAULT_ACCESS, Access, Source, connect
 from kokon.cli.log import read_key
 from kokon.cli.output import emit, note
 from kokon.errors import HostError, MalformedError, UsageError
@@ -65,7 +65,7 @@ def export(
 
 
 def verify(
-    file: Path,
+    file: Source,
     /,
     *,
     key: tuple[str, ...],

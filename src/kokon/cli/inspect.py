@@ -59,6 +59,8 @@ def describe(name: str, found: Inspection) -> str:
         lines.append(
             f"author     {statement['author'] or '(no name)'}, {statement['created']} to {statement['not_after']}"
         )
+        if statement["version"]:
+            lines.append(f"version    {statement['version']}")
         lines.append(f"may vary   {_variable(statement)}")
         lines += [
             f"reference  {entry['tee']}, {entry['vcpus']} vCPU: {entry['measurement'][:32]}..."

@@ -85,7 +85,10 @@ def read_key(text: str) -> VerifierKey:
 
 
 def _line(entry: Mapping[str, Any]) -> str:
-    details = "  ".join(f"{name}={entry[name]}" for name in _BRIEF if isinstance(entry.get(name), str) and entry[name])
+    told = {name: entry[name] for name in _BRIEF if isinstance(entry.get(name), str) and entry[name]}
+    if isinstance(entry.get("principal"), Mapping):
+        told |= {name: entry["principal"].get(name) for name in ("id", "name", "role")}
+    details = "  ".join(f"{name}={value}" for name, value in told.items())
     return f"{entry['index']:>6}  {entry['time']}  {entry['event']:<19}  {details}".rstrip()
 
 

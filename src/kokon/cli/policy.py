@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kokon.cli.access import DEFAULT_ACCESS, Access, connect, table
+from kokon.cli.access import DEFAULT_ACCESS, Access, Source, connect, table
 from kokon.cli.output import emit, note
 from kokon.errors import UsageError
 
@@ -54,7 +54,7 @@ def show(policy: str, /, *, history: bool = False, access: Access = DEFAULT_ACCE
 
 def set_policy(
     policy: str,
-    file: Path,
+    file: Source,
     /,
     *,
     previous: str | None = None,

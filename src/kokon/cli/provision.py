@@ -155,6 +155,12 @@ def _status(url: str, answer: dict[str, Any]) -> str:
     return "\n".join([*lines, table(rows, "")])
 
 
+def _looked(answer: dict[str, Any]) -> list[str]:
+    lines = [f"{name.replace('_', ' '):<10} {answer[name]}" for name in ("state", "custody", "database")]
+    lines += [f"{name.replace('_', ' '):<10} {answer[name]}" for name in ("url", "key_ring") if answer[name]]
+    return lines + [f"log {name or '(server)'}: {size} entries when last seen" for name, size in answer["logs"].items()]
+
+
 def _look(directory: Path) -> dict[str, Any]:
     """What can be seen of a state directory without its keys."""
     from kokon.provisioning.client import ADMIN_FILE, read_access

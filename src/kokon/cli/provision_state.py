@@ -8,9 +8,11 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from kokon.cli.access import Source
 from kokon.cli.custody import (
     DATABASE,
     OPENING,
@@ -76,12 +78,12 @@ def init(
         raise _differs("the master key is held otherwise", present, name, "`kokon provision rotate --custody`")
     private_directory(directory)
     made = []
-    if not (directory / SETTINGS).exists():
-        write_settings(directory, settings)
-        made.append(SETTINGS)
     if present is None:
         _make_master(directory, name, settings, opening)
         made.append(MASTER_FILES[name])
+    if not (directory / SETTINGS).exists():
+        write_settings(directory, settings)
+        made.append(SETTINGS)
     answer = {"state": str(directory), "custody": name, "database": described(settings), "made": made}
     told = [f"state      {directory}", f"master key {name}", f"database   {answer['database']}"]
     told.append(f"made       {', '.join(made)}" if made else "nothing was made: all is there")
@@ -132,7 +134,7 @@ def _differs(message: str, expected: str, found: str, hint: str) -> UsageError:
 # -- backup and restore --------------------------------------------------------------------------------------------
 
 
-def backup(file: Path, /, *, state: Path | None = None, json: bool = False) -> None:
+def backup(file: Source, /, *, state: Path | None = None, json: bool = False) -> None:
     """Write everything that the server keeps into one file, sealed as it is. The server may run meanwhile.
 
     Example: `kokon provision backup /backup/kokon-monday.backup`
@@ -167,7 +169,7 @@ def backup(file: Path, /, *, state: Path | None = None, json: bool = False) -> N
     )
 
 
-def restore(file: Path, /, *, state: Path | None = None, forget: bool = False, json: bool = False) -> None:
+def restore(file: Source, /, *, state: Path | None = None, forget: bool = False, json: bool = False) -> None:
     """Put a backup into an empty database: all of it, or nothing. The server must not run.
 
     Example: `kokon provision restore /backup/kokon-monday.backup --state /var/lib/kokon`
@@ -187,6 +189,7 @@ def restore(file: Path, /, *, state: Path | None = None, forget: bool = False, j
     json
         Print JSON.
     """
+    from kokon.provisioning.client import ADMIN_FILE
     from kokon.provisioning.database.backup import restore as read
     from kokon.provisioning.state import MEMORY, private_directory
 
@@ -200,10 +203,47 @@ def restore(file: Path, /, *, state: Path | None = None, forget: bool = False, j
     found = _identity(directory)
     opens = found in masters
     emit({"rows": rows, "master": found, "opens": opens}, f"{rows} rows restored into {directory}", json)
+    if not (directory / ADMIN_FILE).exists():
+        note("tokens from before the backup are good; if none is left: kokon provision recover")
     if not opens:
         note(f"put the master key {' or '.join(masters)} into {directory} before the server starts; there is {found}")
     if not forget and (directory / MEMORY).exists():
         note("if the server refuses the logs as rolled back, and the backup is the latest there is: restore --forget")
+
+
+def recover(*, state: Path | None = None, opening: Opening = OPENING, json: bool = False) -> None:
+    """Make a new owner's token for a server whose admin.json is lost, such as after a restore. The server must not run.
+
+    Example: `kokon provision recover --state /var/lib/kokon`
+
+    The token goes into admin.json in the state directory; the log of the server tells of it.
+
+    Parameters
+    ----------
+    state
+        State directory; default: provision in Kokon's home.
+    json
+        Print JSON.
+    """
+    from kokon.provisioning.admin.principals import make_owner
+    from kokon.provisioning.client import ADMIN_FILE
+    from kokon.provisioning.core import Demands
+    from kokon.provisioning.custody import vault
+    from kokon.provisioning.replica import open_replica, write_access
+    from kokon.provisioning.state import holder_of, read_settings
+
+    directory = state_of(state)
+    with _backend(directory, existing=True):
+        settings = read_settings(directory)
+    holder = holder_of(vault.held_by(directory) or "file", settings, asker(opening))
+    vault.open_master(directory, holder)
+    now = datetime.now(UTC)
+    with open_replica(directory, holder, settings, Demands(), lambda: datetime.now(UTC)) as replica:
+        replica.fresh_token = replica.fresh_token or make_owner(replica.store, now, "recovered owner")
+        write_access(replica, "https://127.0.0.1:8443")
+    path = directory / ADMIN_FILE
+    emit({"admin": str(path)}, f"a new owner's token is in {path}", json)
+    note("the server puts its address there when it starts; `kokon token list` shows the owners from before")
 
 
 class _Counted:

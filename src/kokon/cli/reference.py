@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json as jsonlib
-from pathlib import Path
 from typing import Any
 
-from kokon.cli.access import DEFAULT_ACCESS, Access, connect, table
+from kokon.cli.access import DEFAULT_ACCESS, Access, Source, connect, table
 from kokon.cli.output import emit
 from kokon.cli.policy import read_text
 from kokon.errors import MalformedError, UsageError
@@ -35,7 +34,7 @@ def set_references(
     values: tuple[str, ...] = (),
     /,
     *,
-    message: Path | None = None,
+    message: Source | None = None,
     access: Access = DEFAULT_ACCESS,
     json: bool = False,
 ) -> None:

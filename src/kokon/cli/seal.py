@@ -32,6 +32,8 @@ class Options:
         Directory of the guest image that reference values are computed for; default: the one of this machine.
     author
         The author's name, for people.
+    version
+        The image's version, as 1.4.2: owners may admit all that you sign from some version on.
     secret
         Name of a secret that the application expects; if any is named, a launch may give no others. May be repeated.
     vary
@@ -47,6 +49,7 @@ class Options:
     owner_certificate: Path | None = None
     guest: Path | None = None
     author: str = ""
+    version: str = ""
     secret: tuple[str, ...] = ()
     vary: tuple[str, ...] = ()
     vary_args: bool = False
@@ -121,6 +124,7 @@ def show(sealed: Sealed, json: bool) -> None:
             "image": str(sealed.reference),
             "digest": sealed.digest,
             "statement": sealed.referrer,
+            "version": statement.version,
             "kek": statement.kek.kid,
             "layers": list(statement.layers),
             "reference": [entry.measurement.hex() for entry in statement.reference],
@@ -135,13 +139,17 @@ def claims_of(options: Options, now: datetime) -> Claims:
     """What the author says, with reference values for the guest image."""
     from kokon.cli.output import kokon_home
     from kokon.image.seal import Claims, check_days
+    from kokon.image.version import parse_version
     from kokon.launch.image import current_guest
 
+    if options.version:
+        parse_version(options.version)
     guest, values = reference_values((options.guest or current_guest(kokon_home())).absolute())
     return Claims(
         created=now,
         not_after=now + timedelta(days=check_days(options.not_after)),
         author=options.author,
+        version=options.version,
         env=options.vary,
         args_may_vary=options.vary_args,
         secrets=options.secret,

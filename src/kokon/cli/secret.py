@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kokon.cli.access import DEFAULT_ACCESS, Access, connect, moment, table
+from kokon.cli.access import DEFAULT_ACCESS, Access, Source, connect, moment, table
 from kokon.cli.output import emit
 from kokon.errors import UsageError
 
@@ -20,7 +20,7 @@ SECRET_LIMIT = 1 << 20
 def put(
     name: str,
     /,
-    file: Path | None = None,
+    file: Source | None = None,
     *,
     expires: str | None = None,
     keep: int | None = None,

@@ -1,15 +1,16 @@
 """DSSE envelopes: a signature over a typed payload (github.com/secure-systems-lab/dsse, protocol.md and envelope.md).
 
 Signatures are ECDSA over SHA-256 in DER form, with P-256 or P-384 keys; `keyid` is the hexadecimal SHA-256 of the
-signer's DER SubjectPublicKeyInfo and only a hint: the key that counts is the caller's.
+signer's DER SubjectPublicKeyInfo and only a hint: the key that counts is the caller's. An envelope may carry several
+signatures: besides the author's, which every reader demands, those of certifiers, who countersign.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from kokon.errors import MalformedError, UntrustedError
+from kokon.errors import MalformedError, UntrustedError, UsageError
 from kokon.image.ecdsa import key_id, load_public_key, signature_holds
 from kokon.wire import Fields, b64, parse_json, unb64
 
@@ -20,6 +21,8 @@ IN_TOTO_TYPE = "application/vnd.in-toto+json"
 ENVELOPE_TYPE = "application/vnd.dsse.envelope.v1+json"
 ENVELOPE_LIMIT = 1 << 20
 PAYLOAD_LIMIT = 512 << 10
+SIGNATURES_LIMIT = 16
+"""Signatures of one envelope: the author's and those of certifiers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Envelope:
 def envelope_from(value: Any) -> Envelope:
     """An envelope from JSON values. Raises `MalformedError` (`dsse-unsigned`, the codes of `kokon.wire`)."""
     fields = Fields(value, "DSSE envelope")
-    signatures = tuple(_signature(member) for member in fields.array("signatures", limit=16))
+    signatures = tuple(_signature(member) for member in fields.array("signatures", limit=SIGNATURES_LIMIT))
     payload = unb64(
         fields.text("payload", limit=PAYLOAD_LIMIT * 2), what="payload of the DSSE envelope", limit=PAYLOAD_LIMIT
     )
@@ -89,6 +92,41 @@ def sign_envelope(payload: bytes, key: EllipticCurvePrivateKey, payload_type: st
 
     signature = sign(key, pre_authentication(payload_type, payload))
     return Envelope(payload_type, payload, ((key_id(key.public_key()), signature),))
+
+
+def certify_envelope(envelope: Envelope, key: EllipticCurvePrivateKey) -> Envelope:
+    """The envelope with a signature by `key` over the same payload besides those that it has: a certifier countersigns.
+
+    It is the envelope itself if `key` has signed it already. Raises `UsageError` (`dsse-full`).
+    """
+    from kokon.image.ecdsa import sign
+
+    public, message = key.public_key(), pre_authentication(envelope.payload_type, envelope.payload)
+    if any(signature_holds(public, signature, message) for _, signature in envelope.signatures):
+        return envelope
+    if len(envelope.signatures) >= SIGNATURES_LIMIT:
+        raise UsageError(
+            "dsse-full",
+            "the envelope cannot take another signature",
+            expected=f"<= {SIGNATURES_LIMIT}",
+            hint="have the author sign a new statement",
+        )
+    return replace(envelope, signatures=(*envelope.signatures, (key_id(public), sign(key, message))))
+
+
+def certified_by(envelope: Envelope, keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Which of `keys` (PEM) signed the envelope: their key ids in the order of `keys`, each once.
+
+    Only signatures that hold count: what an envelope says of its signers is a hint that anybody can change. The payload
+    type is part of what was signed. Raises `MalformedError` (`key-malformed`).
+    """
+    message = pre_authentication(envelope.payload_type, envelope.payload)
+    loaded = {key_id(key): key for key in map(load_public_key, keys)}
+    return tuple(
+        name
+        for name, key in loaded.items()
+        if any(signature_holds(key, signature, message) for _, signature in envelope.signatures)
+    )
 
 
 def pre_authentication(payload_type: str, payload: bytes) -> bytes:

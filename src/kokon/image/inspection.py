@@ -118,6 +118,7 @@ def _statement(statement: Statement) -> dict[str, Any]:
     guest = statement.guest
     return {
         "author": statement.author,
+        "version": statement.version,
         "created": format_time(statement.created),
         "not_after": format_time(statement.not_after),
         "kek": statement.kek.kid,

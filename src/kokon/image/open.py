@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kokon.errors import KokonError, MalformedError, StaleError, UntrustedError
-from kokon.image.dsse import ENVELOPE_LIMIT, ENVELOPE_TYPE, IN_TOTO_TYPE
+from kokon.image.dsse import ENVELOPE_LIMIT, ENVELOPE_TYPE, IN_TOTO_TYPE, parse_envelope
 from kokon.image.fetch import disk_error
 from kokon.image.keyprovider import parse_packet, unwrap
 from kokon.image.layer import (
@@ -141,22 +141,22 @@ def unseal_layers(
 def fetch_statement(fetcher: Fetcher, digest: str, author: str, now: datetime) -> tuple[Statement, bytes]:
     """The newest statement about the manifest `digest` by the author that is in date, and its envelope's bytes.
 
-    Raises `UntrustedError` (`statement-missing`, `statement-author-unknown`, `statement-subject-mismatch`),
-    `StaleError` (`statement-expired`), and what parsing and fetching raise: the first reason, if none will do.
+    Of several envelopes of the same age it is that with the most signatures: certifiers countersign a copy. Raises
+    `UntrustedError` (`statement-missing`, `statement-author-unknown`, `statement-subject-mismatch`), `StaleError`
+    (`statement-expired`), and what parsing and fetching raise: the first reason, if none will do.
     """
-    index = fetcher.referrers(digest)
-    entries = () if index is None else parse_index(index)
-    wanted = [entry.descriptor for entry in entries if entry.descriptor.artifact_type == IN_TOTO_TYPE]
-    good: list[tuple[Statement, bytes]] = []
+    good: list[tuple[Statement, bytes, int]] = []
     refusals: list[KokonError] = []
-    for descriptor in wanted[:STATEMENTS_LIMIT]:
+    for descriptor in statement_descriptors(fetcher, digest):
         try:
-            envelope = _envelope(fetcher, descriptor)
-            good.append((read_statement(envelope, author, subject=digest, now=now), envelope))
+            data = fetch_envelope(fetcher, descriptor)
+            envelope = parse_envelope(data)
+            statement = read_statement(envelope, author, subject=digest, now=now)
+            good.append((statement, data, len(envelope.signatures)))
         except (UntrustedError, StaleError, MalformedError) as error:
             refusals.append(error)
     if good:
-        return max(good, key=lambda pair: pair[0].created)
+        return max(good, key=lambda one: (one[0].created, one[2]))[:2]
     if refusals:
         raise min(refusals, key=lambda error: not isinstance(error, StaleError))
     raise UntrustedError(
@@ -176,13 +176,17 @@ def check_statement(statement: Statement, manifest: Manifest) -> None:
         )
 
 
-def _discard(directory: Path) -> None:
-    import shutil  # costs the guest a start-up delay that only a failure is worth
+def statement_descriptors(fetcher: Fetcher, digest: str) -> tuple[Descriptor, ...]:
+    """What the registry says are statements about the manifest `digest`; 16 of them at most. Nothing is checked."""
+    index = fetcher.referrers(digest)
+    entries = () if index is None else parse_index(index)
+    wanted = [entry.descriptor for entry in entries if entry.descriptor.artifact_type == IN_TOTO_TYPE]
+    return tuple(wanted[:STATEMENTS_LIMIT])
 
-    shutil.rmtree(directory, ignore_errors=True)
 
-
-def _envelope(fetcher: Fetcher, descriptor: Descriptor) -> bytes:
+def fetch_envelope(fetcher: Fetcher, descriptor: Descriptor) -> bytes:
+    """The bytes of the envelope that one of `statement_descriptors` leads to. Raises `MalformedError`
+    (`statement-malformed`), and what fetching raises."""
     data, _ = fetcher.manifest(descriptor.digest)
     layers = parse_manifest(data).layers
     if len(layers) != 1 or layers[0].media_type != ENVELOPE_TYPE:
@@ -190,6 +194,12 @@ def _envelope(fetcher: Fetcher, descriptor: Descriptor) -> bytes:
             "statement-malformed", "the statement's manifest holds no envelope", expected=ENVELOPE_TYPE
         )
     return fetcher.blob(layers[0].digest, layers[0].size, ENVELOPE_LIMIT)
+
+
+def _discard(directory: Path) -> None:
+    import shutil  # costs the guest a start-up delay that only a failure is worth
+
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _plan(manifest: Manifest, config: ImageConfig, statement: Statement, directory: Path) -> tuple[PulledLayer, ...]:

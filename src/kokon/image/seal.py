@@ -49,7 +49,7 @@ _RUN_DROPPED = ("Labels", "Hostname", "Domainname", "Image", "OnBuild", "AttachS
 class Claims:
     """What the author says beyond the image itself. `author` is a name for people; `env` names variables that may
     vary, `args_may_vary` lets a launch give arguments of its own; `secrets` names those that the application expects;
-    `reference` holds accepted launch measurements."""
+    `reference` holds accepted launch measurements; `version` is the image's, or ""."""
 
     created: datetime
     not_after: datetime
@@ -59,6 +59,7 @@ class Claims:
     secrets: tuple[str, ...] = ()
     guest: GuestReference | None = None
     reference: tuple[ReferenceEntry, ...] = field(default=())
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +176,7 @@ def _of_claims(claims: Claims) -> dict[str, Any]:
         "secrets": claims.secrets,
         "guest": claims.guest,
         "reference": claims.reference,
+        "version": claims.version,
     }
 
 

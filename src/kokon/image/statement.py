@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kokon.errors import MalformedError, StaleError, UntrustedError
 from kokon.image.dsse import PAYLOAD_LIMIT, Envelope, envelope_from, parse_envelope, verify_envelope
 from kokon.image.manifest import LAYERS_LIMIT, check_digest
+from kokon.image.version import VERSION_LIMIT, parse_version
 from kokon.wire import Fields, canonical_json, parse_json, unhex
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class ReferenceEntry:
 class Statement:
     """An author's words about the image whose manifest digest is `subject`. Times are aware, UTC, whole seconds.
 
-    `args` are the image's own arguments; only if `args_may_vary` may a launch give others.
+    `args` are the image's own arguments; only if `args_may_vary` may a launch give others. `version` is the image's, as
+    `kokon.image.version` reads it; "" if the author gave none, and then the statement's bytes do not tell of it.
     """
 
     subject: str
@@ -78,6 +80,7 @@ class Statement:
     secrets: tuple[str, ...] = ()
     guest: GuestReference | None = None
     reference: tuple[ReferenceEntry, ...] = ()
+    version: str = ""
 
 
 def check_kid(text: str) -> str:
@@ -89,7 +92,7 @@ def check_kid(text: str) -> str:
 
 
 def encode_statement(statement: Statement) -> bytes:
-    """The statement as canonical JSON: the payload of its envelope."""
+    """The statement as canonical JSON: the payload of its envelope. Raises `MalformedError` (`version-malformed`)."""
     predicate: dict[str, Any] = {
         "author": statement.author,
         "created": format_time(statement.created),
@@ -111,6 +114,8 @@ def encode_statement(statement: Statement) -> bytes:
     }
     if statement.guest is not None:
         predicate["guest"] = {"digest": statement.guest.digest, "kernel_release": statement.guest.kernel_release}
+    if statement.version:
+        predicate["version"] = parse_version(statement.version).text
     subject = {"name": statement.name, "digest": {"sha256": statement.subject.removeprefix("sha256:")}}
     return canonical_json(
         {"_type": STATEMENT_TYPE, "subject": [subject], "predicateType": PREDICATE_TYPE, "predicate": predicate}
@@ -120,7 +125,8 @@ def encode_statement(statement: Statement) -> bytes:
 def parse_statement(payload: bytes) -> Statement:
     """The statement in a payload of at most 512 KiB. It proves nothing before its envelope was verified.
 
-    Raises `MalformedError` (`statement-malformed`, `kid-malformed`, `digest-malformed`, the codes of `kokon.wire`).
+    Raises `MalformedError` (`statement-malformed`, `kid-malformed`, `digest-malformed`, `version-malformed`, the codes
+    of `kokon.wire`).
     """
     fields = Fields(parse_json(payload, limit=PAYLOAD_LIMIT, what="statement"), "statement")
     kinds = (fields.text("_type"), fields.text("predicateType"))
@@ -155,6 +161,7 @@ def parse_statement(payload: bytes) -> Statement:
         secrets=_texts(predicate, "secrets"),
         guest=None if guest is None else _guest(guest),
         reference=tuple(_reference(entry) for entry in predicate.array("reference", limit=256)),
+        version=_version(predicate.optional_text("version", limit=VERSION_LIMIT)),
     )
     predicate.finish()
     return statement
@@ -230,6 +237,10 @@ def _subject(members: list[Any]) -> tuple[str, str]:
     digest.finish()
     fields.finish()
     return name, subject
+
+
+def _version(text: str | None) -> str:
+    return "" if text is None else parse_version(text).text
 
 
 def _kek(value: Any) -> Kek:

@@ -24,8 +24,8 @@ class LogCalls(Transport):
     def log(
         self, *, last: int = 0, server: bool = False, key: VerifierKey | None = None
     ) -> tuple[list[bytes], Checkpoint]:
-        """The `last` entries (0: all) and the head. All entries were read and hashed up to that head, which is signed by
-        `key` (None: the one that the server tells).
+        """The `last` entries (0: all) and the head, which is signed by `key` (None: the one that the server tells). All
+        entries up to it were read and hashed.
 
         Raises `UntrustedError` (`log-signature`, `log-broken`), `MalformedError` as notes are parsed.
         """

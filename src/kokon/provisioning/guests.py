@@ -287,12 +287,12 @@ def _released(secret: Secret, project: str, path: str, version: int, holder: Bea
 
 
 def exhausted(limit: int | None) -> DeniedError:
-    """A workload was activated as often as it may be."""
+    """A workload was activated `limit` times, as often as it may be."""
     return DeniedError(
         "activations-exhausted",
         "the workload was activated as often as it may be",
         expected=f"<= {limit}",
-        found="more",
+        found=(limit or 0) + 1,
         hint="admit it again with a higher number, or withdraw it, which starts the count anew",
     )
 

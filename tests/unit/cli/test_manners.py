@@ -5,14 +5,18 @@ import pytest
 from kokon.cli.main import build_app
 
 COMMANDS = (
-    "admit", "conformance", "connect", "demo", "doctor", "endorsements bundle", "endorsements fetch",
+    "admit", "audit checkpoint", "audit export", "audit keygen", "audit receipt", "audit verify", "audit witness",
+    "conformance", "connect", "demo", "doctor", "endorsements bundle", "endorsements fetch",
     "endorsements list",
     "evidence show", "evidence verify", "explain", "guest build", "guest show", "inspect", "keygen", "log", "logs",
     "measure sgx", "measure snp", "measure tdx", "sigstruct assemble", "sigstruct make", "sigstruct show",
-    "provision rotate",
-    "provision serve", "ps", "rm", "run", "seal", "secret list", "secret put", "secret rm", "stop", "trust author",
-    "trust list", "trust owner", "trust simulated", "verify", "workload add", "workload list",
-    "workload rm",
+    "policy list", "policy rm", "policy set", "policy show", "project add", "project list", "project rm",
+    "provision backup", "provision init", "provision recover", "provision restore", "provision rotate",
+    "provision serve", "provision status", "ps", "reference list", "reference rm", "reference set", "rm", "run", "seal",
+    "secret derive", "secret generate", "secret list", "secret put", "secret rm", "secret rotate", "stop",
+    "token list", "token new", "token rm", "trust author",
+    "trust list", "trust owner", "trust simulated", "verify", "workload add", "workload history", "workload list",
+    "workload rm", "workload show",
 )  # fmt: skip
 
 

@@ -59,7 +59,9 @@ def test_from_key_to_inspection(
     assert made["fingerprint"].startswith("sha256:")
     image = f"{server.host}/cli:1"
     words = ["seal", f"oci:{layout}", f"docker://{image}", "--key", key, "--owner", world / "owner-key.jwk"]
-    sealed = run(capsys, *words, "--author", "Ada", "--secret", "db", "--vary", "LANG", "--vary-args")
+    sealed = run(
+        capsys, *words, "--author", "Ada", "--secret", "db", "--vary", "LANG", "--vary-args", "--version", "1.4.2"
+    )
     assert sealed["image"] == f"{image}@{sealed['digest']}"
     assert len(sealed["reference"]) == len(set(sealed["reference"])) == 3
     blind = run(capsys, "inspect", image)
@@ -68,6 +70,7 @@ def test_from_key_to_inspection(
     seen = run(capsys, "inspect", image, "--author", f"{key}.pub")
     assert set(seen["checks"].values()) == {"passed"}
     assert seen["statement"]["author"] == "Ada"
+    assert sealed["version"] == seen["statement"]["version"] == "1.4.2"
     assert seen["statement"]["secrets"] == ["db"]
     assert (seen["statement"]["args_may_vary"], seen["statement"]["env"]) == (True, ["LANG"])
     assert [entry["vcpus"] for entry in seen["statement"]["reference"]] == [1, 2, 4]
@@ -81,12 +84,14 @@ def test_as_text(world: Path, layout: Path, server: LocalRegistry, capsys: pytes
     assert main(["keygen", str(key)]) == 0
     image = f"{server.host}/text:1"
     owner = str(world / "owner-key.jwk")
-    assert main(["seal", f"oci:{layout}", image, "--key", str(key), "--owner", owner]) == 0
+    sealing = ["seal", f"oci:{layout}", image, "--key", str(key), "--owner", owner]
+    assert main([*sealing, "--version", "2.0"]) == 0
     assert main(["inspect", image, "--author", str(key)]) == 0
     out = capsys.readouterr().out
     assert "PRIVATE KEY" not in out
     assert "opened by kbs:///default/kek/" in out
     assert "signature      passed" in out
+    assert "version    2.0\n" in out
     assert "reference  simulated, 1 vCPU" in out
     assert "may vary   nothing\n" in out
 
@@ -121,6 +126,7 @@ def test_ordinary_image(
         ({"--owner": "/nowhere"}, 2, "owner-unreadable"),
         ({"--guest": "/nowhere"}, 8, "guest-image-missing"),
         ({"--not-after": "0"}, 2, "validity-range"),
+        ({"--version": "v1"}, 3, "version-malformed"),
         ({"destination": "127.0.0.1:1/a"}, 7, "registry-unreachable"),
     ],
 )
@@ -152,7 +158,7 @@ def test_login_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert registry_login() is None
 
 
-@pytest.mark.parametrize("command", ["seal", "inspect", "keygen"])
+@pytest.mark.parametrize("command", ["seal", "inspect", "certify", "keygen"])
 def test_help_has_an_example(command: str) -> None:
     program = str(Path(sys.executable).with_name("kokon"))
     done = subprocess.run([program, command, "--help"], capture_output=True, text=True, check=True)

@@ -83,6 +83,16 @@ def test_statement_round_trip() -> None:
     assert parse_statement(encode_statement(bare)) == bare
 
 
+def test_a_statement_without_a_version_keeps_its_bytes() -> None:
+    """What was signed before there were versions is read, and written as it was."""
+    assert b"version" not in encode_statement(STATEMENT)
+    for version in ("1.4.2", "1.4", "1.5.0-rc.1+x"):
+        said = replace(STATEMENT, version=version)
+        assert json.loads(encode_statement(said))["predicate"]["version"] == version
+        assert parse_statement(encode_statement(said)) == said
+    assert code_of(lambda: encode_statement(replace(STATEMENT, version="v1"))) == "version-malformed"
+
+
 def test_arguments_are_fixed_where_a_statement_does_not_say() -> None:
     document = json.loads(encode_statement(STATEMENT))
     del document["predicate"]["argsMayVary"]
@@ -130,6 +140,11 @@ def changed(path: str, value: Any) -> bytes:
         ("predicate.guest.digest", 5, "field-type"),
         ("predicate.reference.0.measurement", "00", "size-mismatch"),
         ("predicate.reference.0.vcpus", 0, "field-range"),
+        ("predicate.version", "v1.4.2", "version-malformed"),
+        ("predicate.version", "", "version-malformed"),
+        ("predicate.version", "1" * 129, "field-too-long"),
+        ("predicate.version", 1, "field-type"),
+        ("predicate.version", None, "field-type"),
         ("predicate.more", 1, "field-unknown"),
         ("more", 1, "field-unknown"),
     ],

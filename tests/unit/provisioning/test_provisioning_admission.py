@@ -27,7 +27,7 @@ AUTHOR = Author(public_jwk(OWNER), CERTIFICATE)
 
 def run(request: dict[str, Any]) -> Admission:
     now = datetime.now(UTC).replace(microsecond=0)
-    return admit(parse_admission(json.dumps(request).encode()), OWNER, CERTIFICATE, now)
+    return admit(parse_admission(request), OWNER, CERTIFICATE, now)
 
 
 def test_admission_keeps_what_was_said() -> None:

@@ -178,7 +178,7 @@ def test_the_policy_holds_for_every_platform(start_server, kds: VendorServer, ge
     server = start_server(Endorsements(), policy=rules)
     document = server.admit(statement=REFERENCES)
     assert server.denial(attest(server, Guest(kds.vendor, document, "all")))[0] == "tcb-too-low"
-    assert server.events()[0]["policy"] == "ours"
+    assert next(one for one in server.server_events() if one["event"] == "server-started")["policy"] == "ours"
 
 
 def test_a_lenient_policy_needs_no_list(start_server, kds: VendorServer, genuine: None) -> None:
@@ -284,7 +284,7 @@ def test_who_waits_beside_may_give_up() -> None:
 
 def test_what_was_said_at_admission_is_added_to_the_rules(server) -> None:
     server.admit(policy={"allow_debug": True, "minimum_tcb": {"snp": 8, "microcode": 100}})
-    workload: Workload = server.service._snapshot()["clinic"]
+    workload: Workload = server.core.catalogue("default").workloads["clinic"]
     rules = Policy(minimum_tcb={"snp": 9, "tee": 1}, minimum_tcb_by_product={"Turin": {"snp": 4, "fmc": 1}})
     both = policy_of(workload, rules)
     assert both.minimum_tcb == {"snp": 9, "tee": 1, "microcode": 100}
@@ -306,12 +306,12 @@ def test_the_command_hands_on_what_was_asked_for(
     assert main(["provision", "serve", *words]) == 0
     assert main(["provision", "serve", "--offline"]) == 0
     usual, given, offline = seen
-    assert usual.policy == Policy()
-    assert usual.complete is not None
-    assert given.policy is not None
-    assert (given.policy.name, given.policy.require_smt_off, given.complete) == ("clinic", True, None)
-    assert given.endorsements.certificates == (kds.vendor.amd.chain("Milan")[0],)
-    assert offline.complete is not None
+    assert usual.demands.policy == Policy()
+    assert usual.demands.complete is not None
+    policy = given.demands.policy
+    assert (policy.name, policy.require_smt_off, given.demands.complete) == ("clinic", True, None)
+    assert given.demands.endorsements.certificates == (kds.vendor.amd.chain("Milan")[0],)
+    assert offline.demands.complete is not None
     (tmp_path / "policy.toml").write_text("[allow]\ndebugg = true\n")
     capsys.readouterr()
     assert main(["provision", "serve", *words, "--json"]) == 2

@@ -178,7 +178,7 @@ def test_evidence_that_does_not_verify_gets_nothing(server: Any, other_chip: Any
 
 
 def test_commands(server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    access = {"url": server.url, "token": server.keys.admin_token, "certificate": server.certificate}
+    access = {"url": server.url, "token": server.token, "certificate": server.certificate}
     admin = tmp_path / "admin.json"
     admin.write_text(json.dumps(access))
     admin.chmod(0o600)

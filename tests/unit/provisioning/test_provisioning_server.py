@@ -514,7 +514,9 @@ def test_a_full_disk_answers_503_and_releases_nothing(server, chip) -> None:
     document = server.admit()
     server.attest(chip, document)
     connections: list[sqlite3.Connection] = []
-    engine_event.listen(server.store.backend.engine, "begin", lambda one: connections.append(one.connection.driver_connection))
+    engine_event.listen(
+        server.store.backend.engine, "begin", lambda one: connections.append(one.connection.driver_connection)
+    )
     server.admin.put("clinic/secret/other", b"x")
     for database in connections:
         pages = database.execute("PRAGMA page_count").fetchone()[0]

@@ -76,9 +76,7 @@ def register(asked: Asked, body: bytes) -> None:
     changes = [Put(REFERENCE, one.name, encode_value(one), one.expiration) for one in values]
     snapshot = asked.store.snapshot(asked.project)
     old = [
-        Delete(REFERENCE, one.name, meta.version)
-        for one in values
-        for meta in snapshot.versions(REFERENCE, one.name)
+        Delete(REFERENCE, one.name, meta.version) for one in values for meta in snapshot.versions(REFERENCE, one.name)
     ]
     asked.write("reference-set", {"names": [one.name[:80] for one in values][:100]}, (*changes, *old))
 

@@ -11,8 +11,8 @@ from typing import Final
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from kokon.errors import DeniedError, UsageError
-from kokon.provisioning.secret.generate import Random
+from kokon.errors import DeniedError, MalformedError, UsageError
+from kokon.provisioning.secret.generate import Random, take
 from kokon.provisioning.secret.value import Secret
 
 SCOPES: Final = ("workload", "platform", "activation")
@@ -22,8 +22,8 @@ _LABEL: Final = "kokon derived secret 1"
 
 
 def make_base(scope: str, random: Random) -> Secret:
-    """A new secret to derive from. Raises `UsageError` (`secret-scope`)."""
-    return Secret("derived", random(SIZE), check_scope(scope))
+    """A new secret to derive from. Raises `UsageError` (`secret-scope`), `InternalError` (`secret-randomness`)."""
+    return Secret("derived", take(random, SIZE), check_scope(scope))
 
 
 def check_scope(scope: str) -> str:
@@ -48,8 +48,12 @@ def derive(
 ) -> bytes:
     """32 bytes for an enclave of `workload` on the chip `platform` (hex) whose token is `activation`.
 
-    Raises `DeniedError` (`secret-platform-unknown`) if no chip is named and it matters, `UsageError` (`secret-scope`).
+    `platform` is lower-case, as `bytes.hex` makes it; zeros name no chip (a host can have SEV-SNP mask its id so).
+    Raises `DeniedError` (`secret-platform-unknown`, `secret-activation-unknown`) if one that matters is not named,
+    `UsageError` (`secret-scope`), `MalformedError` (`secret-record`) if `base` is none.
     """
+    if len(base) != SIZE:
+        raise MalformedError("secret-record", "what is derived from has a wrong size", expected=SIZE, found=len(base))
     parts = [_LABEL, check_scope(scope), project, path, str(version), workload]
     if scope == "platform":
         if not platform.strip("0"):
@@ -60,6 +64,8 @@ def derive(
             )
         parts.append(platform)
     elif scope == "activation":
+        if not activation:
+            raise DeniedError("secret-activation-unknown", "the token has no id that a secret could be derived for")
         parts.append(activation)
     return HKDF(SHA256(), SIZE, None, encode_info(parts)).derive(base)
 

@@ -18,7 +18,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float =
     """The request's body, of at most `limit` bytes, that came within `seconds`.
 
     A length that is declared too large is refused unread: a client that asked with `Expect: 100-continue` need not send
-    it. Raises `MalformedError` (`body-too-large`, `body-incomplete`).
+    it. Raises `MalformedError` (`body-too-large`, `body-timeout`, and `body-incomplete` if the client has left).
     """
     if _declared(scope) > limit:
         raise _too_large(limit)
@@ -28,7 +28,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float =
             while True:
                 message = await receive()
                 if message["type"] != "http.request":
-                    raise _incomplete(seconds)
+                    raise _incomplete()
                 chunk = message.get("body", b"")
                 if len(received) + len(chunk) > limit:
                     raise _too_large(limit)
@@ -36,7 +36,9 @@ async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float =
                     return bytes(received + chunk) if received else bytes(chunk)
                 received += chunk
     except TimeoutError as error:
-        raise _incomplete(seconds) from error
+        raise MalformedError(
+            "body-timeout", "the request's body did not come in time", expected=f"within {seconds:.0f} s"
+        ) from error
 
 
 def _declared(scope: Scope) -> int:
@@ -51,7 +53,5 @@ def _too_large(limit: int) -> MalformedError:
     return MalformedError("body-too-large", "the request's body is too large", expected=f"<= {limit} bytes")
 
 
-def _incomplete(seconds: float) -> MalformedError:
-    return MalformedError(
-        "body-incomplete", "the request's body did not come in full", expected=f"within {seconds:.0f} s"
-    )
+def _incomplete() -> MalformedError:
+    return MalformedError("body-incomplete", "the request's body did not come in full")

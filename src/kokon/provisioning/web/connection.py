@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import json
 import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,9 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from kokon.provisioning.kbs.answers import error_document
 from kokon.provisioning.web.pool import Pool, Wait
+from kokon.provisioning.web.tls import key_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,10 +34,18 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
 TLS_EXTENSION = "kokon.tls"
-"""The member of `scope["extensions"]` that tells of TLS: `{"peer": DER of the client's certificate or None}`."""
+"""The member of `scope["extensions"]` that tells of TLS: `peer` is the client's certificate (DER), `spki` the SHA-256
+of its SubjectPublicKeyInfo (32 bytes); both are None if there is none. The handshake has proved the client's key."""
 _ONCE = frozenset({b"host", b"authorization", b"cookie", b"content-type", b"expect", b"transfer-encoding"})
 """Headers that may come once: of two, the application and a proxy might believe different ones."""
+_CODES = {HTTPStatus.REQUEST_TIMEOUT: "request-timeout", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "head-too-large"}
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
+
+
+def client_key(scope: Any) -> bytes | None:
+    """SHA-256 of the SubjectPublicKeyInfo of the certificate that the client has shown; None if it has shown none."""
+    found: bytes | None = scope.get("extensions", {}).get(TLS_EXTENSION, {}).get("spki")
+    return found
 
 
 class _RefusedError(Exception):
@@ -126,7 +137,7 @@ class Connection(HttpToolsProtocol):
         self._stalled = False
         self._linger: int | None = None
         self._after: bytes | None = None
-        self._extensions: dict[str, Any] = {TLS_EXTENSION: {"peer": None}}
+        self._extensions: dict[str, Any] = {TLS_EXTENSION: {"peer": None, "spki": None}}
 
     # -- the transport ---------------------------------------------------------------------------------------------
 
@@ -138,7 +149,8 @@ class Connection(HttpToolsProtocol):
         self._wire = _Wire(transport, self._finish)
         tls = transport.get_extra_info("ssl_object")
         if tls is not None:
-            self._extensions = {TLS_EXTENSION: {"peer": tls.getpeercert(True)}}
+            peer = tls.getpeercert(True)
+            self._extensions = {TLS_EXTENSION: {"peer": peer, "spki": None if peer is None else key_digest(peer)}}
         self._move(Wait.IDLE)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -398,6 +410,9 @@ class Connection(HttpToolsProtocol):
 
 
 def _answer(status: HTTPStatus) -> bytes:
-    body = status.phrase.encode()
-    head = f"HTTP/1.1 {status} {status.phrase}\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    """A last answer, both as the application's and as the protocol's clients want it: who asked is not known."""
+    code = _CODES.get(status, "bad-request")
+    error = {"code": code, "kind": "malformed", "message": status.phrase}
+    body = json.dumps({**error_document("InvalidRequestPath", code), "error": error}).encode()
+    head = f"HTTP/1.1 {status} {status.phrase}\r\ncontent-type: application/json\r\n"
     return f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body

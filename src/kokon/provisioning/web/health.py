@@ -49,11 +49,21 @@ def _reason(check: Check) -> str | None:
     return None
 
 
-class Readiness:
-    """`ready` of `checks`, asked at most once each `CACHE_SECONDS`; and not at all once the server is `ending`."""
+def _untold(_: Mapping[str, str]) -> None:
+    pass
 
-    def __init__(self, checks: Mapping[str, Check]) -> None:
+
+class Readiness:
+    """`ready` of `checks`, asked at most once each `CACHE_SECONDS`; and not at all once the server is `ending`.
+
+    `tell` is told the failures by check (codes and names of errors, for the log) when they change, {} when all is well
+    again.
+    """
+
+    def __init__(self, checks: Mapping[str, Check], tell: Callable[[Mapping[str, str]], None] = _untold) -> None:
         self._checks = dict(checks)
+        self._tell = tell
+        self._failures: Mapping[str, str] = {}
         self._kept: tuple[float, Health] | None = None
         self.ending = False
 
@@ -62,5 +72,9 @@ class Readiness:
         if self.ending:
             return Health(503, b'{"ready": false, "checks": {}}', {"ending": "ending"})
         if self._kept is None or not 0 <= now - self._kept[0] < CACHE_SECONDS:
-            self._kept = (now, ready(self._checks))
+            health = ready(self._checks)
+            self._kept = (now, health)
+            if health.failures != self._failures:
+                self._failures = health.failures
+                self._tell(health.failures)
         return self._kept[1]

@@ -1,7 +1,9 @@
 """How often one may ask: token buckets for addresses and projects, and a limit on what is under way at once.
 
 Who asks too often gets 429, and if too much is under way, everybody gets 503: both with the seconds after which to try
-again (Retry-After, RFC 9110, section 10.2.3), and at once. Nothing is queued, since a queue only makes all late.
+again (Retry-After, RFC 9110, section 10.2.3), and at once. Nothing is queued, since a queue only makes all late. A
+request whose body is waited for is not under way: a few slow peers would else keep all others out. How many of those
+there may be is the connections' limit (`ConnectionLimits.bodies`).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 RATE_LIMITED = "rate-limited"
 OVERLOADED = "overloaded"
@@ -160,9 +162,27 @@ class Limits:
         else:
             self._in_flight += 1
             try:
-                await self._app(scope, receive, send)
+                await self._app(scope, self._outside(receive), send)
             finally:
                 self._in_flight -= 1
+
+    def _outside(self, receive: Receive) -> Receive:
+        """`receive`, of which the time until the body is complete does not count."""
+        complete = False
+
+        async def receiving() -> Message:
+            nonlocal complete
+            if complete:
+                return await receive()
+            self._in_flight -= 1
+            try:
+                message = await receive()
+            finally:
+                self._in_flight += 1
+            complete = not message.get("more_body", False)
+            return message
+
+        return receiving
 
     def _rate(self, scope: Mapping[str, Any]) -> float:
         now = self._clock()

@@ -1,6 +1,6 @@
 """What the server counts, for Prometheus: a registry of its own, and labels out of closed sets only.
 
-Nothing that a client sends becomes a label: routes are templates, statuses numbers, codes and TEEs words of ours. Words
+Nothing that a client sends becomes a label: operations, codes and TEEs are words of ours, statuses numbers. Words
 that were not foreseen are counted as `other`, so that no mistake elsewhere can make the figures grow without end.
 """
 
@@ -18,7 +18,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 """The media type of `Metrics.render`."""
 OTHER = "other"
 TEES = ("snp", "tdx", "sgx", "tpm", "az-snp-vtpm", "az-tdx-vtpm", "nitro", "simulated", "sample")
-OUTCOMES = ("granted", "denied", "failed")
+OUTCOMES = ("granted", "denied", "refused")
 CODES_LIMIT = 256
 """Distinct codes of denials that are counted by name."""
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -30,17 +30,21 @@ _Child = Callable[[], None]
 class Metrics:
     """The figures of one server. Every method may be called from any thread.
 
-    `routes` are the templates that exist: `/kbs/v0/resource/{path}`.
+    `operations` are the names that exist: `get-resource`.
     """
 
-    def __init__(self, routes: Iterable[str] = ()) -> None:
-        self._routes = frozenset(routes)
+    def __init__(self, operations: Iterable[str] = ()) -> None:
+        self._operations = frozenset(operations)
         self.registry = registry = CollectorRegistry()
         self._requests = Counter(
-            "kokon_http_requests", "Requests by route and status", ["route", "status"], registry=registry
+            "kokon_http_requests", "Requests by operation and status", ["operation", "status"], registry=registry
         )
         self._seconds = Histogram(
-            "kokon_http_request_seconds", "Time to answer, by route", ["route"], buckets=_SECONDS, registry=registry
+            "kokon_http_request_seconds",
+            "Time to answer, by operation",
+            ["operation"],
+            buckets=_SECONDS,
+            registry=registry,
         )
         self._handshakes = Counter(
             "kokon_handshakes", "Attestations by TEE and outcome", ["tee", "outcome"], registry=registry
@@ -59,7 +63,7 @@ class Metrics:
         self._cache = {hit: cache.labels("hit" if hit else "miss").inc for hit in (True, False)}
         self._bound: dict[tuple[str, str], _Child] = {}
         self._codes: dict[str, _Child] = {}
-        self._observe = {route: self._seconds.labels(route).observe for route in (*self._routes, OTHER)}
+        self._observe = {name: self._seconds.labels(name).observe for name in (*self._operations, OTHER)}
         self._shake = {
             (tee, outcome): self._handshakes.labels(tee, outcome).inc
             for tee in (*TEES, OTHER)
@@ -69,9 +73,9 @@ class Metrics:
         self.release = self._releases.inc
         self.policy_crash = self._crashes.inc
 
-    def request(self, route: str | None, status: int, seconds: float) -> None:
-        """A request was answered. `route` is its template; None, or one that does not exist, is `other`."""
-        known = route if route in self._routes and route is not None else OTHER
+    def request(self, operation: str | None, status: int, seconds: float) -> None:
+        """A request was answered. None as its operation, or one that does not exist, is `other`; so is no status."""
+        known = operation if operation in self._operations and operation is not None else OTHER
         key = (known, str(status) if 100 <= status < 600 else OTHER)
         count = self._bound.get(key)
         if count is None:

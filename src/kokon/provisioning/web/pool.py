@@ -39,7 +39,8 @@ class ConnectionLimits:
     """How many connections there may be, how long each may take and how much it may send. Times in seconds.
 
     `connections` counts all of them, `handshakes` those that are not that far yet, `idle` those that have no request
-    under way; each costs about 100 KiB with TLS, measured. `pipeline` is how many requests may
+    under way, `bodies` those whose request's body is not there yet, and may have up to 1 MiB in memory; of too many the
+    oldest ends. Each costs about 100 KiB with TLS, measured. `pipeline` is how many requests may
     wait behind the one that is being answered. `linger_bytes` of a body that nobody wants are read, so that the peer
     gets to see the answer.
     """
@@ -47,6 +48,7 @@ class ConnectionLimits:
     connections: int = 4096
     handshakes: int = 1024
     idle: int = 2048
+    bodies: int = 512
     handshake_seconds: float = 10.0
     idle_seconds: float = 15.0
     head_seconds: float = 10.0
@@ -125,7 +127,7 @@ class Pool:
         self.size = 0
         self._queues: list[dict[Peer, float]] = [{} for _ in Wait]
         self._seconds = [limits.seconds(wait) for wait in Wait]
-        self._most = {Wait.HANDSHAKE: limits.handshakes, Wait.IDLE: limits.idle}
+        self._most = {Wait.HANDSHAKE: limits.handshakes, Wait.IDLE: limits.idle, Wait.BODY: limits.bodies}
 
     def waiting(self, wait: Wait) -> int:
         """How many connections are in `wait`."""
@@ -141,7 +143,8 @@ class Pool:
         return True
 
     def move(self, peer: Peer, wait: Wait, now: float) -> None:
-        """`peer` waits for something else now: its time starts anew. Of too many idle ones the oldest ends.
+        """`peer` waits for something else now: its time starts anew. Of too many that wait for the same the oldest
+        ends.
 
         Nothing happens if it has left.
         """

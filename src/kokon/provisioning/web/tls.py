@@ -14,13 +14,15 @@ handshake, so such a one is refused here already.
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from kokon.errors import MalformedError, UsageError
 
@@ -115,13 +117,18 @@ def _trust(context: ssl.SSLContext, anchors: list[bytes]) -> None:
             expected=f"<= {ENROLLED_LIMIT}",
             found=len(anchors),
         )
-    pem = "".join(_checked(der).public_bytes(Encoding.PEM).decode() for der in anchors)
+    pem = "".join(check_client_certificate(der).public_bytes(Encoding.PEM).decode() for der in anchors)
     context.load_verify_locations(cadata=pem)
     context.verify_mode = ssl.CERT_OPTIONAL
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
 
 
-def _checked(der: bytes) -> x509.Certificate:
+def check_client_certificate(der: bytes) -> x509.Certificate:
+    """The certificate `der` if it may be enrolled. One that may not be must not get as far as `enroll`, which then
+    enrolls nobody: check it when somebody wants it kept.
+
+    Raises `MalformedError` (`client-certificate-malformed`), `UsageError` (`client-certificate-authority`).
+    """
     if len(der) > CERTIFICATE_LIMIT:
         raise MalformedError(
             "client-certificate-malformed",
@@ -132,7 +139,8 @@ def _checked(der: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_der_x509_certificate(der)
         signs = _may_sign(certificate)
-    except ValueError as error:
+        certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise MalformedError("client-certificate-malformed", "a client's certificate is not X.509") from error
     if signs:
         raise UsageError(
@@ -141,6 +149,15 @@ def _checked(der: bytes) -> x509.Certificate:
             hint="make it with basicConstraints CA:FALSE",
         )
     return certificate
+
+
+def key_digest(der: bytes) -> bytes | None:
+    """SHA-256 of the SubjectPublicKeyInfo (RFC 5280) of a certificate; None if it has no key that is known here."""
+    try:
+        public = x509.load_der_x509_certificate(der).public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+    return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 
 def _may_sign(certificate: x509.Certificate) -> bool:

@@ -187,6 +187,37 @@ def test_large_heads_are_refused() -> None:
         assert run.notes.count("head-too-large") == 6
 
 
+def test_a_last_answer_is_one_that_every_client_can_read() -> None:
+    """Those of the protocol give up on a body that is not its error document."""
+    with running(limits=ConnectionLimits(headers=3, head_seconds=0.1)) as run:
+        for data, status, code in (
+            (b"nonsense\r\n\r\n", 400, "bad-request"),
+            (request("GET", "/", "A: 1", "B: 2", "C: 3"), 431, "head-too-large"),
+            (b"GET / HTTP/1.1\r\n", 408, "request-timeout"),
+        ):
+            with contextlib.closing(run.peer(data)) as peer:
+                found, headers, body = peer.response()
+            document = json.loads(body)
+            assert (found, headers["content-type"], headers["connection"]) == (status, "application/json", "close")
+            assert (document["detail"], document["error"]["code"], document["error"]["kind"]) == (
+                code,
+                code,
+                "malformed",
+            )
+            assert document["type"].startswith("https://github.com/confidential-containers/kbs/errors/")
+
+
+def test_slow_bodies_make_place_for_others() -> None:
+    with running(limits=ConnectionLimits(bodies=2, body_seconds=60)) as run:
+        slow = [run.peer(request("POST", "/", "Content-Length: 9", body=b"ab")) for _ in range(3)]
+        assert slow[0].rest() == b""
+        run.wait_for_note("crowded-out")
+        with contextlib.closing(run.peer(request("POST", "/", "Content-Length: 2", body=b"ab"))) as peer:
+            assert peer.response()[0] == 200
+        for peer in slow:
+            peer.close()
+
+
 def test_pipelined_requests_are_answered_in_order_and_there_are_only_so_many() -> None:
     release = threading.Event()
     started = threading.Event()

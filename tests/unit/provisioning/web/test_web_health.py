@@ -57,3 +57,24 @@ def test_a_server_that_ends_is_not_ready() -> None:
     assert readiness(0.0).status == 200
     readiness.ending = True
     assert readiness(0.0).status == 503
+
+
+def test_what_fails_is_told_once_until_it_changes() -> None:
+    told: list[dict[str, str]] = []
+    broken = False
+
+    def check() -> None:
+        if broken:
+            fails()
+
+    readiness = Readiness({"database": check}, lambda failures: told.append(dict(failures)))
+    for now in (0.0, 10.0):
+        readiness(now)
+    assert told == []
+    broken = True
+    for now in (20.0, 30.0):
+        readiness(now)
+    broken = False
+    for now in (40.0, 50.0):
+        readiness(now)
+    assert told == [{"database": "disk-full"}, {}]

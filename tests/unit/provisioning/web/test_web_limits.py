@@ -177,6 +177,48 @@ def test_too_much_under_way_is_refused_at_once_and_places_come_back() -> None:
     asyncio.run(run())
 
 
+def test_who_sends_slowly_keeps_no_place() -> None:
+    """Of two places none is taken by peers whose bodies are on their way, and both once they are there."""
+
+    async def run() -> None:
+        parts: asyncio.Queue[bool] = asyncio.Queue()
+        done = asyncio.Event()
+        left: list[str] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"x", "more_body": await parts.get()}
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            while (await receive())["more_body"]:
+                pass
+            waiting = asyncio.ensure_future(receive())  # as one listens for the client's leaving
+            await done.wait()
+            waiting.cancel()
+            left.append(scope["path"])
+
+        async def send(message: Any) -> None:
+            left.append(str(message.get("status", "")))
+
+        limits = Limits(app, LimitOptions(address=None, project=None, in_flight=2))
+        scope = {"type": "http", "client": None}
+        tasks = [asyncio.ensure_future(limits({**scope, "path": f"/{n}"}, receive, send)) for n in range(4)]
+        for more in (True, True, True, False):  # one body is whole
+            parts.put_nowait(more)
+        await asyncio.sleep(0.01)
+        assert limits.in_flight == 1
+        for _ in range(3):
+            parts.put_nowait(False)
+        await asyncio.sleep(0.01)
+        assert limits.in_flight == 4
+        await limits({**scope, "path": "/late"}, receive, send)
+        assert left == ["503", ""]
+        done.set()
+        await asyncio.gather(*tasks)
+        assert limits.in_flight == 0
+
+    asyncio.run(run())
+
+
 def test_other_than_http_goes_through() -> None:
     seen = []
 

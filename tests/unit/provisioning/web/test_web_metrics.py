@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY, parser
 from kokon.provisioning.web.metrics import CODES_LIMIT, CONTENT_TYPE, Metrics
 from kokon.provisioning.web.pool import NOTES
 
-ROUTE = "/kbs/v0/resource/{path}"
+ROUTE = "get-resource"
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -31,9 +31,9 @@ def test_everything_is_counted() -> None:
     metrics.token_lookup(hit=False)
     metrics.watch(lambda: 12, lambda: 3)
     found = samples(metrics)
-    assert found["kokon_http_requests_total", (("route", ROUTE), ("status", "200"))] == 2
-    assert found["kokon_http_request_seconds_bucket", (("le", "0.005"), ("route", ROUTE))] == 1
-    assert found["kokon_http_request_seconds_sum", (("route", ROUTE),)] == 0.203
+    assert found["kokon_http_requests_total", (("operation", ROUTE), ("status", "200"))] == 2
+    assert found["kokon_http_request_seconds_bucket", (("le", "0.005"), ("operation", ROUTE))] == 1
+    assert found["kokon_http_request_seconds_sum", (("operation", ROUTE),)] == 0.203
     assert found["kokon_handshakes_total", (("outcome", "granted"), ("tee", "snp"))] == 1
     assert found["kokon_releases_total", ()] == 1
     assert found["kokon_denials_total", (("code", "measurement-unknown"),)] == 1

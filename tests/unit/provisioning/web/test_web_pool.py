@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kokon.provisioning.web.pool import NOTES, ConnectionLimits, Pool, Wait
 
 LIMITS = ConnectionLimits(
-    connections=3, handshakes=2, idle=2, idle_seconds=10, head_seconds=5, body_seconds=7, close_seconds=1
+    connections=3, handshakes=2, idle=2, bodies=2, idle_seconds=10, head_seconds=5, body_seconds=7, close_seconds=1
 )
 
 
@@ -57,7 +57,7 @@ def test_each_wait_has_its_time(wait: Wait, seconds: float, note: str) -> None:
     assert (pool.size, pool.waiting(wait), pool.holds(peer)) == (0, 0, False)
 
 
-@pytest.mark.parametrize("wait", [Wait.HANDSHAKE, Wait.IDLE])
+@pytest.mark.parametrize("wait", [Wait.HANDSHAKE, Wait.IDLE, Wait.BODY])
 def test_of_too_many_the_oldest_makes_place(wait: Wait) -> None:
     pool = Pool(LIMITS)
     peers = [Fake() for _ in range(3)]

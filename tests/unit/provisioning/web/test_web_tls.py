@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import socket
 import ssl
 import threading
 from collections.abc import Iterator
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 from web_factory import WAIT, make_certificate, request, running, server_identity, tls_peer
@@ -34,6 +37,11 @@ def client(identity: TlsIdentity, certificate: bytes | None = None, key: bytes =
         path.write_bytes(key + certificate)
         context.load_cert_chain(path)
     return context
+
+
+def public_key(der: bytes) -> bytes:
+    key = x509.load_der_x509_certificate(der).public_key()
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def exchange(run, context: ssl.SSLContext) -> dict:
@@ -114,8 +122,10 @@ def test_enrolled_clients_are_known_and_all_others_served_without(identity, tmp_
         assert exchange(run, context)["peer"] is None  # nobody is enrolled, nobody is asked
         assert server.enroll([der])
         assert not server.enroll([der])
-        assert exchange(run, context)["peer"] == der.hex()
-        assert exchange(run, client(identity))["peer"] is None
+        told = exchange(run, context)
+        assert told["peer"] == der.hex()
+        assert told["spki"] == hashlib.sha256(public_key(der)).hexdigest()
+        assert (exchange(run, client(identity))["peer"], exchange(run, client(identity))["spki"]) == (None, None)
         with contextlib.closing(tls_peer(run, context, request())) as before:
             before.response()
             other, _, _ = make_certificate("another")
@@ -162,6 +172,11 @@ def test_authorities_are_not_enrolled_since_they_could_enroll_others(identity) -
             server.enroll([good, make_certificate(ca=ca)[0]])
         assert caught.value.code == "client-certificate-authority"
     assert server.context is before
+
+
+def test_a_key_is_only_told_of_what_has_one() -> None:
+    assert tls.key_digest(b"nonsense") is None
+    assert tls.check_client_certificate(make_certificate()[0]).subject is not None
 
 
 @pytest.mark.parametrize("data", [b"", b"nonsense", bytes(tls.CERTIFICATE_LIMIT + 1)])

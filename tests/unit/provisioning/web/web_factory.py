@@ -22,7 +22,7 @@ from kokon.errors import KokonError
 from kokon.provisioning import tls as server_certificate
 from kokon.provisioning.web import accept
 from kokon.provisioning.web.body import read_body
-from kokon.provisioning.web.connection import TLS_EXTENSION
+from kokon.provisioning.web.connection import TLS_EXTENSION, client_key
 from kokon.provisioning.web.pool import ConnectionLimits
 from kokon.provisioning.web.server import Server, ServerOptions, listeners
 from kokon.provisioning.web.tls import ServerTls
@@ -59,6 +59,7 @@ async def echo(scope: dict[str, Any], receive: Any, send: Any) -> None:
         "headers": sorted(name.decode() for name, _ in scope["headers"]),
         "body": len(body),
         "peer": peer.hex() if peer else None,
+        "spki": spki.hex() if (spki := client_key(scope)) else None,
     }
     for message in answer(200, json.dumps(told).encode()):
         await send(message)
@@ -229,7 +230,11 @@ def make_certificate(name: str = "admin", *, ca: bool | None = False, days: int 
 
 
 def tls_peer(run: Running, context: ssl.SSLContext, data: bytes = b"") -> Peer:
-    plain = socket.create_connection(("127.0.0.1", run.port), timeout=WAIT)
+    return connect_tls(run.port, context, data)
+
+
+def connect_tls(port: int, context: ssl.SSLContext, data: bytes = b"") -> Peer:
+    plain = socket.create_connection(("127.0.0.1", port), timeout=WAIT)
     peer = Peer(context.wrap_socket(plain, server_hostname="127.0.0.1"))
     if data:
         peer.send(data)
