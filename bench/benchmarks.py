@@ -8,6 +8,7 @@ from bench.attestation import attestation
 from bench.cold_start import cold_start
 from bench.evidence import evidence
 from bench.memory import memory
+from bench.provisioning import provisioning
 from bench.sealing import sealing
 from bench.setting import Setting
 from bench.table import Row
@@ -18,4 +19,5 @@ BENCHMARKS: Mapping[str, Callable[[Setting], list[Row]]] = {
     "sealing": sealing,
     "attestation": attestation,
     "evidence": evidence,
+    "provisioning": provisioning,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from kokon.cli.access import connect_server, table
 from kokon.cli.custody import (
@@ -39,6 +39,8 @@ def serve(
     accept_simulated: tuple[str, ...] = (),
     new_certificate: bool = False,
     literal_statuses: bool = False,
+    rate: float = 50.0,
+    access_log: Literal["all", "failures", "none"] = "all",
     database: Database = DATABASE,
     opening: Opening = OPENING,
     hardware: Hardware = DEFAULT_HARDWARE,
@@ -65,6 +67,11 @@ def serve(
         Make a new TLS key and certificate. Launch documents pin the old one: every workload must be admitted anew.
     literal_statuses
         Answer guests with the statuses of the reference key broker, 401 for nearly all refusals.
+    rate
+        Requests that one address may make in a second, four times as many at once, and a project ten times that; more
+        are told to come again later. 0: no limit, for what stands behind a proxy that limits.
+    access_log
+        Which requests have a line on standard error.
     hardware
         What is demanded of hardware.
     json
@@ -74,6 +81,7 @@ def serve(
     from kokon.provisioning.serve import ServeOptions, parse_fingerprint, parse_listen
     from kokon.provisioning.serve import serve as run
     from kokon.provisioning.state import read_settings
+    from kokon.provisioning.web.run import RunOptions, limits_of
     from kokon.tee.endorsements import Endorsements
 
     host, port = parse_listen(listen)
@@ -93,6 +101,7 @@ def serve(
         secret=asker(opening),
         new_certificate=new_certificate,
         literal_statuses=literal_statuses,
+        run=RunOptions(limits_of(rate), lines=access_log),
     )
     run(options, lambda ready: _announce(ready, json))
 

@@ -142,7 +142,7 @@ def _locked(state: Path) -> Iterator[None]:
     """One visit at a time: two at once could cosign two stories. Raises `HostError` (`witness-busy`,
     `output-not-written`)."""
     try:
-        descriptor = os.open(state.with_name(f".{state.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(state.with_name(f"{state.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise HostError("output-not-written", f"cannot write beside {state}", found=error.strerror) from error
     try:

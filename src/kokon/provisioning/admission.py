@@ -22,6 +22,7 @@ from kokon.image.signature import verify_signature
 from kokon.image.statement import Statement, format_time, read_statement
 from kokon.launch.document import LaunchDocument, document_digest, parse_document
 from kokon.provisioning.kbs.paths import check_path, resource_path
+from kokon.provisioning.restrictions import read_activations, read_chips, read_policy, read_tees
 from kokon.provisioning.workload import Workload, parse_policy
 from kokon.wire import Fields, unb64
 
@@ -41,7 +42,8 @@ class AdmissionRequest:
     """What the owner asks to admit; bytes exactly as the registry and the launch have them.
 
     `signature` is the author's DER signature over `signed` (cosign's simple signing payload); `resources` are paths
-    granted besides those that the launch document asks for.
+    granted besides those that the launch document asks for. `platform` is the text of a policy in the place of the
+    project's, `tees` and `chips` are what it may run on.
     """
 
     name: str
@@ -53,6 +55,26 @@ class AdmissionRequest:
     allow_debug: bool = False
     minimum_tcb: tuple[tuple[str, int], ...] = ()
     resources: tuple[str, ...] = ()
+    platform: str = ""
+    tees: tuple[str, ...] = ()
+    chips: tuple[bytes, ...] = ()
+    max_activations: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Papers:
+    """What an admission request holds, once all of it was checked: launch document, statement, the layer key and the
+    path where it is kept."""
+
+    document: LaunchDocument
+    statement: Statement
+    kek_path: str
+    kek: bytes = field(repr=False)
+
+    def generate(self) -> tuple[tuple[str, Kind], ...]:
+        """What the server makes for the launch document: the token of its log, and keys of volumes."""
+        volumes = (resource_path(volume.key) for volume in self.document.volumes)
+        return ((resource_path(self.document.log_key), "token"), *((path, "key") for path in volumes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +88,8 @@ class Admission:
 
 
 def parse_admission(value: Any) -> AdmissionRequest:
-    """An admission request from JSON values. Raises `MalformedError` as `kokon.wire`, and `resource-path`."""
+    """An admission request from JSON values. Raises `MalformedError` as `kokon.wire`, and (`resource-path`,
+    `tee-not-known`, `chip-malformed`), `UsageError` as policy files do."""
     fields = Fields(value, "admission request")
     signature = Fields(fields.table("signature"), "signature")
     allow_debug, minimum_tcb = parse_policy(fields.table("policy", default={}))
@@ -81,6 +104,10 @@ def parse_admission(value: Any) -> AdmissionRequest:
         allow_debug=allow_debug,
         minimum_tcb=minimum_tcb,
         resources=tuple(resource_path(uri) if isinstance(uri, str) else check_path("") for uri in resources),
+        platform=read_policy(fields, "platform"),
+        tees=read_tees(fields),
+        chips=read_chips(fields),
+        max_activations=read_activations(fields),
     )
     signature.finish()
     fields.finish()
@@ -89,6 +116,37 @@ def parse_admission(value: Any) -> AdmissionRequest:
 
 def admit(request: AdmissionRequest, owner: ec.EllipticCurvePrivateKey, certificate: str, now: datetime) -> Admission:
     """What to remember of `request`; `certificate` is this server's own (PEM), `owner` its key for layer keys.
+
+    Raises as `examine`.
+    """
+    papers = examine(request, owner, certificate, now)
+    document, statement = papers.document, papers.statement
+    asked = [resource_path(uri) for uri in document.resources()]
+    workload = Workload(
+        name=document.workload,
+        document=request.document.decode(),
+        host_data=document_digest(request.document),
+        image=document.image.digest,
+        author=document.image.author,
+        author_name=statement.author,
+        statement=request.statement,
+        measurements=tuple((entry.tee, entry.measurement) for entry in statement.reference),
+        not_after=statement.not_after,
+        resources=tuple(dict.fromkeys((papers.kek_path, *asked, *request.resources))),
+        allow_debug=request.allow_debug,
+        minimum_tcb=request.minimum_tcb,
+        admitted=now,
+        platform=request.platform,
+        max_activations=request.max_activations,
+        version=statement.version,
+        tees=request.tees,
+        chips=request.chips,
+    )
+    return Admission(workload, papers.kek_path, papers.kek, papers.generate())
+
+
+def examine(request: AdmissionRequest, owner: ec.EllipticCurvePrivateKey, certificate: str, now: datetime) -> Papers:
+    """What `request` holds, if everything in it fits together; `certificate` and `owner` as for `admit`.
 
     Raises `UntrustedError` (`image-digest-mismatch`, `statement-image-mismatch`, `kek-not-opened`,
     `kek-of-another-author`, and those of signature and statement), `StaleError` (`statement-expired`,
@@ -102,27 +160,7 @@ def admit(request: AdmissionRequest, owner: ec.EllipticCurvePrivateKey, certific
     _check_reference(statement)
     check_fit(document, statement)
     kek_path = _kek_path(statement)
-    log_path = resource_path(document.log_key)
-    volumes = [resource_path(volume.key) for volume in document.volumes]
-    asked = [resource_path(uri) for uri in document.resources()]
-    workload = Workload(
-        name=document.workload,
-        document=request.document.decode(),
-        host_data=document_digest(request.document),
-        image=document.image.digest,
-        author=document.image.author,
-        author_name=statement.author,
-        statement=request.statement,
-        measurements=tuple((entry.tee, entry.measurement) for entry in statement.reference),
-        not_after=statement.not_after,
-        resources=tuple(dict.fromkeys((kek_path, *asked, *request.resources))),
-        allow_debug=request.allow_debug,
-        minimum_tcb=request.minimum_tcb,
-        admitted=now,
-    )
-    generate: list[tuple[str, Kind]] = [(log_path, "token"), *((path, "key") for path in volumes)]
-    kek = open_kek(statement.kek.jwe, document.image.author, owner)
-    return Admission(workload, kek_path, kek, tuple(generate))
+    return Papers(document, statement, kek_path, open_kek(statement.kek.jwe, document.image.author, owner))
 
 
 def _check_document(document: LaunchDocument, request: AdmissionRequest, certificate: str) -> None:

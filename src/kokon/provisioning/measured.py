@@ -15,38 +15,48 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from kokon.appraisal.appraise import appraise
-from kokon.appraisal.policy import Policy, ReferenceValues
-from kokon.appraisal.policy_file import POLICY_LIMIT, parse_policy
+from kokon.appraisal.policy import ReferenceValues
 from kokon.appraisal.reference_file import REFERENCES_LIMIT, parse_references
 from kokon.errors import MalformedError
 from kokon.provisioning.kbs.paths import check_path, resource_path
+from kokon.provisioning.restrictions import (
+    parsed_policy,
+    read_activations,
+    read_chips,
+    read_policy,
+    read_tees,
+    restricted,
+)
 from kokon.provisioning.workload import Workload, parse_time
 from kokon.wire import Fields
 
 if TYPE_CHECKING:
+    from kokon.appraisal.policy import Policy
     from kokon.appraisal.result import AttestationResult
     from kokon.tee.evidence import Claims
 
-ACTIVATIONS_LIMIT = 1 << 31
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 
 
 def parse_measured(value: Any, now: datetime) -> Workload:
     """The workload of an admission request: `name`, `references` and `policy` (texts of such files; no policy: the
-    server's own), `resources` (kbs:///a/b/c), `not_after` (RFC 3339), and optionally `max_activations`.
+    server's own), `resources` (kbs:///a/b/c), `not_after` (RFC 3339), and optionally `max_activations`, `tees` and
+    `chips`.
 
-    Raises `MalformedError` (`workload-name`, `workload-expired`, `resource-path`, those of `kokon.wire` and of
-    reference files), `UsageError` as policy files do.
+    Raises `MalformedError` (`workload-name`, `workload-expired`, `resource-path`, `tee-not-known`, `chip-malformed`,
+    those of `kokon.wire` and of reference files), `UsageError` as policy files do.
     """
     fields = Fields(value, "workload")
     resources = fields.array("resources", limit=256)
     workload = Workload(
         name=fields.text("name", limit=64),
         references=fields.text("references", limit=REFERENCES_LIMIT),
-        platform=fields.text("policy", default="", limit=POLICY_LIMIT),
+        platform=read_policy(fields, "policy"),
         resources=tuple(resource_path(uri) if isinstance(uri, str) else check_path("") for uri in resources),
         not_after=parse_time(fields.text("not_after", limit=40)),
-        max_activations=_activations(fields),
+        max_activations=read_activations(fields),
+        tees=read_tees(fields),
+        chips=read_chips(fields),
         admitted=now,
     )
     fields.finish()
@@ -57,7 +67,6 @@ def parse_measured(value: Any, now: datetime) -> Workload:
         found = workload.not_after.isoformat()
         raise MalformedError("workload-expired", "the workload's end is in the past", expected="later", found=found)
     references_of(workload)
-    platform_of(workload, Policy())
     return workload
 
 
@@ -68,7 +77,7 @@ def references_of(workload: Workload) -> tuple[ReferenceValues, ...]:
 
 def platform_of(workload: Workload, rules: Policy) -> Policy:
     """Its own policy, or `rules` if it has none. Raises as `parse_policy`."""
-    return _policy(workload.platform) if workload.platform else rules
+    return parsed_policy(workload.platform) if workload.platform else rules
 
 
 def match(
@@ -80,23 +89,13 @@ def match(
     for workload in sorted(known, key=lambda one: one.name):
         if not workload.references:
             continue
-        result = appraise(claims, references_of(workload), platform_of(workload, rules), now)
+        result = restricted(appraise(claims, references_of(workload), platform_of(workload, rules), now), workload)
         differs = sum(check.outcome == "failed" for check in result.appraised)
         if not differs:
             return workload, result
         if nearest is None or differs < nearest[0]:
             nearest = differs, workload, result
     return None if nearest is None else nearest[1:]
-
-
-def _activations(fields: Fields) -> int | None:
-    given = fields.value("max_activations", default=None)
-    if given is None:
-        return None
-    number: int = Fields({"max_activations": given}, "workload").integer(
-        "max_activations", low=1, high=ACTIVATIONS_LIMIT
-    )
-    return number
 
 
 def _sooner(one: datetime | None, other: datetime) -> datetime:
@@ -110,8 +109,3 @@ def _parsed(workload: Workload) -> tuple[ReferenceValues, ...]:
 @lru_cache(maxsize=256)
 def _references(text: str, name: str) -> tuple[ReferenceValues, ...]:
     return parse_references(text.encode(), f"workload {name}")
-
-
-@lru_cache(maxsize=256)
-def _policy(text: str) -> Policy:
-    return parse_policy(text.encode())

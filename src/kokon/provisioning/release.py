@@ -19,7 +19,8 @@ from kokon.errors import DeniedError, KokonError, StaleError
 from kokon.provisioning.kbs.binding import check_binding
 from kokon.provisioning.kbs.messages import Attestation
 from kokon.provisioning.kbs.session import Session
-from kokon.provisioning.measured import match
+from kokon.provisioning.measured import match, platform_of
+from kokon.provisioning.restrictions import kind_of, restricted
 from kokon.tee.evidence import Check, Claims, Evidence, Need, failed, passed
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from kokon.provisioning.workload import Workload
 
 Finder = Callable[[bytes], "Workload | None"]
-"""Finds the workload whose launch document has this digest."""
+"""Finds the workload, or the release of one, whose launch document has this digest."""
+NEAREST = 8
+"""Releases that an unknown guest is compared with at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,33 +71,39 @@ def judge(
     """The verdict about `attempt`, whose evidence says `claims`; `known` are all workloads, for telling what comes
     nearest, and `rules` what is demanded of every platform."""
     workload = find(launch_digest(claims))
+    refused = refusal(workload)
     session, facts = attempt.session, _facts(attempt.evidence.report, claims)
     binding = (*check_binding(attempt.attestation, session.tee, session.nonce, claims), *attempt.devices)
     if workload is not None:
-        result = appraise(claims, reference_values(workload, claims), policy(workload, rules), now)
+        result = _appraised(workload, claims, rules, now)
     else:
         found = match(claims, known.values(), rules, now)
         if found is None or any(check.outcome == "failed" for check in found[1].appraised):
-            nearest = found[1].appraised if found else ()
-            unknown = _unknown(claims, known, found[0] if found else None)
             checks = [*binding, *claims.checks]
             genuine = all(check.outcome != "failed" for check in checks)
-            return Verdict((*checks, unknown, *nearest), None, None, facts, genuine=genuine)
+            why = _why_unknown(claims, known, found, rules, now)
+            return Verdict((*checks, *why), None, None, facts, genuine=genuine)
         workload, result = found
     missing = check_missing(result)
     bound = all(check.outcome != "failed" for check in binding)
     admitted = passed("workload", workload.name)
-    checks = [*binding, *result.verified, *missing, admitted, *result.appraised]
+    checks = [*binding, *result.verified, *missing, admitted, *workload.standing, *result.appraised]
     if result.status != "affirming" and not missing:
         checks.append(failed("appraisal", "not-affirming", expected="affirming", found=result.status))
     good = result.ok and all(check.outcome != "failed" for check in checks)
-    wanted, genuine = worth_fetching(claims) if bound else (), bound and not claims.failures
+    wanted = worth_fetching(claims) if bound and refused is None else ()
+    genuine = bound and not claims.failures
     return Verdict(tuple(checks), (workload, result) if good else None, workload, facts, wanted, genuine)
+
+
+def _appraised(workload: Workload, claims: Claims, rules: Policy, now: datetime) -> AttestationResult:
+    """What comes of holding `claims` against a workload that has a launch document."""
+    return restricted(appraise(claims, reference_values(workload, claims), policy(workload, rules), now), workload)
 
 
 def reference_values(workload: Workload, claims: Claims) -> ReferenceValues:
     """What the author said that this workload measures to, of the kind that the evidence is: real or simulated."""
-    kind = "simulated" if claims.simulated else claims.tee
+    kind = kind_of(claims)
     return ReferenceValues(
         measurements=tuple(value for tee, value in workload.measurements if tee == kind),
         not_after=workload.not_after,
@@ -103,10 +112,12 @@ def reference_values(workload: Workload, claims: Claims) -> ReferenceValues:
 
 
 def policy(workload: Workload, rules: Policy) -> Policy:
-    """The owner's rules for this workload: those for every platform, with what was said when it was admitted.
+    """The owner's rules for this workload: its own policy or else those for every platform, with what was said besides
+    when it was admitted. Raises as `platform_of`.
 
-    Of two minima the higher one counts, also where `rules` name one for a product line.
+    Of two minima the higher one counts, also where the policy names one for a product line.
     """
+    rules = platform_of(workload, rules)
     minimum = dict(workload.minimum_tcb)
     by_product = {line: _highest(found, minimum) for line, found in rules.minimum_tcb_by_product.items()}
     return replace(
@@ -121,16 +132,34 @@ def _highest(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]
     return {name: max(one.get(name, 0), other.get(name, 0)) for name in sorted({*one, *other})}
 
 
-def check_release(workload: Workload | None, terms: str, path: str, now: datetime) -> Workload:
-    """The workload, if an enclave that was attested under its `terms` may have `path` at `now`.
+def refusal(workload: Workload | None) -> Check | None:
+    """The first reason for which the rule that a release was accepted by does not hold any more, None if it does."""
+    standing = () if workload is None else workload.standing
+    return next((check for check in standing if check.outcome == "failed"), None)
 
-    Raises `DeniedError` (`workload-withdrawn`, `resource-not-granted`), `StaleError` (`reference-expired`).
+
+def check_release(workload: Workload | None, terms: str, path: str, now: datetime) -> Workload:
+    """The workload, or that one of its releases, that an enclave was attested under the `terms` of, if it may have
+    `path` at `now`.
+
+    Raises `DeniedError` (`workload-withdrawn`, `resource-not-granted`, and the codes of the rule's checks),
+    `StaleError` (`reference-expired`).
     """
-    if workload is None or not hmac.compare_digest(workload.terms().encode(), terms.encode()):
+    workload = _under(workload, terms)
+    if workload is None:
         raise DeniedError(
             "workload-withdrawn",
             "the workload was withdrawn or replaced, or its policy was changed, since this enclave attested",
             hint="launch it again, with the launch document that is admitted now",
+        )
+    refused = refusal(workload)
+    if refused is not None and refused.code is not None:
+        raise DeniedError(
+            refused.code,
+            "the workload's rule does not allow this release any more",
+            expected=refused.expected,
+            found=refused.found,
+            hint=refused.hint,
         )
     if now >= workload.not_after:
         raise StaleError(
@@ -151,6 +180,12 @@ def check_release(workload: Workload | None, terms: str, path: str, now: datetim
     return workload
 
 
+def _under(workload: Workload | None, terms: str) -> Workload | None:
+    """The workload or that one of its releases that has these terms."""
+    candidates = () if workload is None else (workload.releases if workload.rule else (workload,))
+    return next((one for one in candidates if hmac.compare_digest(one.terms().encode(), terms.encode())), None)
+
+
 def error_check(name: str, error: KokonError) -> Check:
     """A failed check that says what `error` says."""
     return Check(
@@ -165,13 +200,30 @@ def launch_digest(claims: Claims) -> bytes:
     return field[:32] if len(field) > 32 and not any(field[32:]) else field
 
 
+def _why_unknown(
+    claims: Claims,
+    known: Mapping[str, Workload],
+    measured: tuple[Workload, AttestationResult] | None,
+    rules: Policy,
+    now: datetime,
+) -> tuple[Check, ...]:
+    """Why no workload is this one, and what differs from the one that comes nearest: of those that are known by their
+    measurements, or else of the releases of rules."""
+    if measured is not None:
+        return (_unknown(claims, known, measured[0]), *measured[1].appraised)
+    releases = [one for workload in known.values() for one in workload.releases]
+    nearest = sorted(releases, key=lambda one: not _measures(one, claims))[:NEAREST]
+    results = [_appraised(one, claims, rules, now).appraised for one in nearest]
+    checks = min(results, key=lambda checks: sum(check.outcome == "failed" for check in checks), default=())
+    return (_unknown(claims, known, None), *checks)
+
+
 def _unknown(claims: Claims, known: Mapping[str, Workload], nearest: Workload | None) -> Check:
-    """Why no workload is this one, with those that come near."""
-    pinned = [one for one in known.values() if one.host_data]
-    near = [
-        one for one in pinned if any(hmac.compare_digest(value, claims.measurement) for _, value in one.measurements)
-    ]
+    """That no workload is this one, with those that come near."""
+    pinned = [one for workload in known.values() for one in (workload, *workload.releases) if one.host_data]
+    near = [one for one in pinned if _measures(one, claims)]
     names = [f"{one.name} {one.host_data.hex()}" for one in (near or pinned)[:4]]
+    names += [f"{one.name} by its rule, which has no release yet" for one in known.values() if _is_bare(one)][:4]
     if nearest is not None:
         names.append(f"{nearest.name} by its measurements")
     return failed(
@@ -181,6 +233,15 @@ def _unknown(claims: Claims, known: Mapping[str, Workload], nearest: Workload | 
         found=claims.host_data.hex(),
         hint="admit the launch document, or launch with the one that is admitted: HOST_DATA is its SHA-256",
     )
+
+
+def _measures(workload: Workload, claims: Claims) -> bool:
+    return any(hmac.compare_digest(value, claims.measurement) for _, value in workload.measurements)
+
+
+def _is_bare(workload: Workload) -> bool:
+    """True for a rule that no statement was accepted by: it matches nobody."""
+    return bool(workload.rule) and not workload.releases
 
 
 def _facts(report: bytes, claims: Claims) -> dict[str, Any]:

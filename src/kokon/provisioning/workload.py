@@ -7,10 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kokon.errors import MalformedError
 from kokon.wire import Fields, canonical_json, parse_json, unhex
+
+if TYPE_CHECKING:
+    from kokon.tee.evidence import Check
 
 RECORD_LIMIT = 4 << 20
 
@@ -22,8 +25,14 @@ class Workload:
     `host_data` is the launch document's SHA-256; `measurements` are pairs of TEE ("snp", "simulated") and launch
     digest (48 bytes); `resources` are the paths that it may read; `author` the PEM key that signed. A workload that is
     known by its measurements alone (`measured.py`) has none of these but `resources`, and the texts of a reference file
-    and of a policy instead. At most `max_activations` attestations are granted (None: any number). `previous` is the
-    hex digest of the record that this one took the place of, `admitted_by` whose decision it was.
+    and of a policy instead. One that is known by a rule (`kokon.provisioning.rules`) has the text of the `rule`; what
+    its enclaves are held against are its `releases`, each a workload of the same name made from rule and statement, and
+    `standing` are the checks of such a release against the rule. Neither is in the record.
+
+    `platform` is the text of a policy in the place of the project's ("": none); `tees` and `chips` are what it may run
+    on, none named: all (`restrictions.py`). At most `max_activations` attestations are granted (None: any number).
+    `version` is the image's, `certified_by` the key ids of certifiers. `previous` is the hex digest of the record that
+    this one took the place of, `admitted_by` whose decision it was.
     """
 
     name: str
@@ -44,6 +53,13 @@ class Workload:
     max_activations: int | None = None
     previous: str = ""
     admitted_by: str = ""
+    version: str = ""
+    certified_by: tuple[str, ...] = ()
+    tees: tuple[str, ...] = ()
+    chips: tuple[bytes, ...] = ()
+    rule: str = ""
+    releases: tuple[Workload, ...] = ()
+    standing: tuple[Check, ...] = ()
 
     def following(self, previous: str, by: str) -> Workload:
         """This workload as the record that takes the place of the one with the hex digest `previous` ("": none),
@@ -51,9 +67,11 @@ class Workload:
         return replace(self, previous=previous, admitted_by=by)
 
     def terms(self) -> str:
-        """Hex SHA-256 of what an enclave of this workload is judged by: launch document, measurements and policy.
+        """Hex SHA-256 of what an enclave of this workload is judged by: launch document, measurements, policy, TEEs and
+        chips.
 
-        A token is good only under the terms that it was given under.
+        A token is good only under the terms that it was given under. What a rule says of a release is not among them:
+        it is looked at whenever something is released.
         """
         members: dict[str, Any] = {
             "host_data": self.host_data.hex(),
@@ -63,6 +81,13 @@ class Workload:
         }
         if self.references:
             members |= {"references": self.references, "platform": self.platform}
+        optional = {
+            "platform": self.platform,
+            "tees": list(self.tees),
+            "chips": [chip.hex() for chip in self.chips],
+            "rule": self.rule,
+        }
+        members |= {name: value for name, value in optional.items() if value}
         return hashlib.sha256(canonical_json(members)).hexdigest()
 
     def summary(self) -> dict[str, Any]:
@@ -82,6 +107,11 @@ class Workload:
             "max_activations": self.max_activations,
             "previous": self.previous,
             "admitted_by": self.admitted_by,
+            "version": self.version,
+            "certified_by": list(self.certified_by),
+            "tees": list(self.tees),
+            "chips": [chip.hex() for chip in self.chips],
+            "rule": json.loads(self.rule) if self.rule else None,
         }
 
 
@@ -89,6 +119,7 @@ def encode_workload(workload: Workload) -> bytes:
     """The record of `workload`."""
     members = {
         **workload.summary(),
+        "rule": workload.rule,
         "document": workload.document,
         "author_key": workload.author,
         "statement": dict(workload.statement),
@@ -97,19 +128,24 @@ def encode_workload(workload: Workload) -> bytes:
 
 
 def decode_workload(data: bytes) -> Workload:
-    """The inverse of `encode_workload`. Raises `MalformedError` (`workload-record`, those of `kokon.wire`)."""
+    """The inverse of `encode_workload`. Raises `MalformedError` (`workload-record`, those of `kokon.wire`).
+
+    What kind of workload it is: `rule` is the text of a rule, `references` that of a reference file; neither: it has a
+    launch document.
+    """
     fields = Fields(parse_json(data, limit=RECORD_LIMIT, what="workload record"), "workload record")
     allow_debug, minimum_tcb = parse_policy(fields.table("policy"))
     measured = fields.text("references", default="", limit=RECORD_LIMIT)
+    rule = fields.text("rule", default="", limit=RECORD_LIMIT)
     workload = Workload(
         name=fields.text("name"),
         document=fields.text("document", limit=RECORD_LIMIT),
-        host_data=_host_data(fields.text("host_data"), measured),
+        host_data=_host_data(fields.text("host_data"), measured or rule),
         image=fields.text("image"),
         author=fields.text("author_key", limit=8192),
         author_name=fields.text("author"),
         statement=fields.table("statement"),
-        measurements=tuple(_measurement(value) for value in fields.array("measurements")),
+        measurements=tuple(read_measurement(value) for value in fields.array("measurements")),
         not_after=parse_time(fields.text("not_after")),
         resources=tuple(fields.array("resources", limit=1024)),
         allow_debug=allow_debug,
@@ -120,6 +156,11 @@ def decode_workload(data: bytes) -> Workload:
         max_activations=fields.value("max_activations", default=None),
         previous=fields.text("previous", default="", limit=64),
         admitted_by=fields.text("admitted_by", default="", limit=64),
+        version=fields.text("version", default=""),
+        certified_by=tuple(fields.array("certified_by", default=[])),
+        tees=tuple(fields.array("tees", default=[])),
+        chips=tuple(unhex(chip, what="chip") for chip in fields.array("chips", default=[], limit=1024)),
+        rule=rule,
     )
     fields.finish()
     return workload
@@ -136,11 +177,12 @@ def parse_policy(value: Any) -> tuple[bool, tuple[tuple[str, int], ...]]:
     return allow_debug, minimum
 
 
-def _host_data(text: str, measured: str) -> bytes:
-    return b"" if measured and not text else unhex(text, what="host_data", size=32)
+def _host_data(text: str, other: str) -> bytes:
+    return b"" if other and not text else unhex(text, what="host_data", size=32)
 
 
-def _measurement(value: Any) -> tuple[str, bytes]:
+def read_measurement(value: Any) -> tuple[str, bytes]:
+    """TEE and launch digest of an object of a record. Raises `MalformedError` as `kokon.wire`."""
     fields = Fields(value, "measurement")
     pair = (fields.text("tee"), unhex(fields.text("measurement"), what="measurement", size=48))
     fields.finish()

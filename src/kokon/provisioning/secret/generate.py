@@ -100,7 +100,7 @@ def _password(size: int, random: Random) -> bytes:
     while len(found) < size:
         more = "".join(_ALPHABET[byte % len(_ALPHABET)] for byte in take(random, size) if byte < fair)
         if not more:  # once in 2**80 rounds, or the source is broken
-            raise _broken("bytes of more than one value")
+            raise _broken(f"bytes below {fair} among others")
         found += more
     return found[:size].encode()
 

@@ -23,8 +23,8 @@ _RFC3339 = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """`expires` (aware; of a request, in UTC) ends it; `previous` must be the newest version (0: there must be none; None: whatever); `keep`
-    is how many versions stay (None: all)."""
+    """`expires` (aware; of a request, in UTC) ends it; `previous` must be the newest version (0: there must be none;
+    None: whatever); `keep` is how many versions stay (None: all)."""
 
     expires: datetime | None = None
     previous: int | None = None

@@ -102,7 +102,7 @@ def main() -> None:
             metrics=metrics,
             readiness=readiness,
             known_project=lambda name: name == "clinic",
-            options=RunOptions(limits, ServerOptions(ConnectionLimits(), grace=20)),
+            options=RunOptions(limits, ServerOptions(ConnectionLimits(), grace=20), "all"),
             ready=lambda: tell(f"ready {bound[0].getsockname()[1]}"),
             ending=lambda: tell(f"ending {readiness(time.monotonic()).status}"),
         )

@@ -106,12 +106,14 @@ _PROTOCOL: Final[Mapping[str, _Schema]] = {
 
 _WRITTEN = {"path": TEXT, "version": number(1), "kind": ref("SecretKind")}
 _TERMS = {"expires": TIME, "previous": number(0, 2**53), "keep": number(1, 1000)}
-_SIZE = "(1[6-9]|[2-9][0-9]|[1-9][0-9]{2}|10[01][0-9]|102[0-4])"
-_RECIPE = rf"^((bytes|hex|base64|password):{_SIZE}|ed25519|x25519|p256|p384|rsa3072|rsa4096)$"
+_TO_1024 = "(1[6-9]|[2-9][0-9]|[1-9][0-9]{2}|10[01][0-9]|102[0-4])"
+_TO_256 = "(1[6-9]|[2-9][0-9]|1[0-9]{2}|2[0-4][0-9]|25[0-6])"
+_ONES = "uuid|ed25519|x25519|p256|p384|rsa3072|rsa4096"
+_RECIPE = rf"^((bytes|hex|base64):{_TO_1024}|password:{_TO_256}|{_ONES})$"
 _SECRETS: Final[Mapping[str, _Schema]] = {
     "SecretKind": {"enum": ["given", "generated", "derived"]},
     "Secret": closed(
-        {**_WRITTEN, "created": TIME, "expires": nullable(TIME), "versions": array(number(1))},
+        {**_WRITTEN, "recipe": TEXT, "created": TIME, "expires": nullable(TIME), "versions": array(number(1))},
         {"public": TEXT},
         description="What is told of a secret; `public` is the public half of a key pair (PEM).",
     ),
@@ -143,6 +145,8 @@ _SUMMARY = opened(
         "references": TEXT,
         "platform": TEXT,
         "max_activations": nullable(number(1)),
+        "previous": PREVIOUS,
+        "admitted_by": TEXT,
     }
 )
 _IMAGE = {
@@ -185,15 +189,17 @@ _POLICY = {"kind": ref("PolicyKind"), "name": TEXT, "version": number(1), "diges
 _TEXT_VERSION = closed(
     {"version": number(1), "digest": matching(DIGEST), "previous": PREVIOUS, "by": TEXT, "created": TIME}
 )
-_BROKER_POLICY = {**matching(r"^[A-Za-z0-9_-]*={0,2}$"), "description": "base64url of the Rego text"}
+_BROKER_POLICY = {**matching(r"^[A-Za-z0-9_+/-]*={0,2}$"), "description": "base64url of the Rego text"}
 _POLICIES: Final[Mapping[str, _Schema]] = {
     "PolicyKind": {"enum": ["platform", "attestation", "resource"]},
     "Policy": closed({**_POLICY, "created": TIME}),
     "PolicyText": closed({**_POLICY, "created": TIME, "text": TEXT, "history": array(_TEXT_VERSION)}),
     "PolicyPut": closed({"text": limited(0, 1 << 20)}, {"previous": PREVIOUS}),
     "PolicyWritten": closed(_POLICY),
-    "BrokerAttestationPolicy": opened({"policy_id": TEXT, "policy": _BROKER_POLICY}, {"type": TEXT}),
-    "BrokerResourcePolicy": opened({"policy": _BROKER_POLICY}),
+    "BrokerAttestationPolicy": closed(
+        {"policy": _BROKER_POLICY}, {"policy_id": limited(1, 64), "type": limited(0, 64)}
+    ),
+    "BrokerResourcePolicy": closed({"policy": _BROKER_POLICY}, {"type": limited(0, 64)}),
     "BrokerReference": closed(
         {"type": {"enum": ["sample", "corim"]}, "payload": BASE64}, {"version": {"const": "0.1.0"}}
     ),

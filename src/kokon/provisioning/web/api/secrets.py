@@ -67,8 +67,8 @@ OPERATIONS: Final = (
         admin(ok("a new version", ref("SecretWritten")), conflict(), body=True),
         description=(
             "`previous`: only if the newest version is that (0: there is none). `keep`: so many versions stay. "
-            "`generate`: `bytes:N`, `hex:N`, `base64:N`, `password:N` (N from 16 to 1024), `ed25519`, `x25519`, "
-            "`p256`, `p384`, `rsa3072`, `rsa4096`."
+            "`generate`: `bytes:N`, `hex:N`, `base64:N`, `password:N` (N from 16 to 1024, 256 of passwords), "
+            "`uuid`, `ed25519`, `x25519`, `p256`, `p384`, `rsa3072`, `rsa4096`."
         ),
         parameters=SECRET_PATH,
         request=Content(ref("SecretPut")),
