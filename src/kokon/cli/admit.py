@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from kokon.cli.access import DEFAULT_ACCESS, Access, connect
 from kokon.cli.output import emit, note
-from kokon.cli.policy import digest_option
+from kokon.cli.policy import POLICY_LIMIT, digest_option, read_text
 from kokon.errors import HostError, UsageError
 
 if TYPE_CHECKING:
@@ -64,12 +64,51 @@ class Launch:
     output: Annotated[Path, Parameter(name=("--output", "-o"))] = Path("launch.toml")
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Where and how often enclaves of a workload may run.
+
+    Parameters
+    ----------
+    tee
+        Kind of TEE that is allowed: snp, tdx, sgx, ..., or simulated. May be repeated; default: all.
+    chip
+        Id of a chip that is allowed, in hex. May be repeated; default: all.
+    policy
+        Policy for the platform (docs/POLICY.md); default: the project's.
+    max_activations
+        How many attestations are granted in all; default: any number.
+    """
+
+    tee: tuple[str, ...] = ()
+    chip: tuple[str, ...] = ()
+    policy: Path | None = None
+    max_activations: int | None = None
+
+
+UNLIMITED = Limits()
+
+
+def limits_of(limits: Limits, policy: str) -> dict[str, Any]:
+    """The members of a request that these are; `policy` is what the policy's is called there, left out if there is
+    none. Raises as `read_text`."""
+    members: dict[str, Any] = {
+        "tees": list(limits.tee),
+        "chips": list(limits.chip),
+        "max_activations": limits.max_activations,
+        policy: None if limits.policy is None else read_text(limits.policy, POLICY_LIMIT),
+    }
+    return {name: value for name, value in members.items() if value is not None and value != []}
+
+
 def admit(
     image: str,
     /,
     *,
     name: str,
     launch: Launch,
+    limits: Limits = UNLIMITED,
     previous: str | None = None,
     access: Access = DEFAULT_ACCESS,
     json: bool = False,
@@ -94,8 +133,7 @@ def admit(
     json
         Print JSON.
     """
-    expected = digest_option(previous)
-    more = {} if expected is None else {"previous": expected}
+    more = {**limits_of(limits, "platform"), **expecting(previous)}
     submit(image, name, launch, access, lambda client, body: client.admit({**body, **more}), json=json)
 
 
@@ -124,7 +162,7 @@ def submit(
     with connect(access) as client:
         document = launch_document(wishes, reference, key, sealed, client.access)
         answer = send(client, admission_body(name, document, sealed, allow_debug=launch.allow_debug))
-        tell_missing(client, answer["resources"])
+        tell_missing(client, answer.get("resources", []))
     _write(launch.output, document)
     digest = document_digest(document).hex()
     lines = (
@@ -134,6 +172,12 @@ def submit(
     )
     told = {**answer, "launch_document": str(launch.output), "launch_document_digest": digest}
     emit(told, "\n".join(lines), json)
+
+
+def expecting(previous: str | None) -> dict[str, str]:
+    """The member `previous` of a request, if it was given."""
+    expected = digest_option(previous)
+    return {} if expected is None else {"previous": expected}
 
 
 def tell_missing(client: AdminClient, resources: list[str]) -> None:

@@ -40,7 +40,7 @@ def serve(
     new_certificate: bool = False,
     literal_statuses: bool = False,
     rate: float = 50.0,
-    access_log: Literal["all", "failures", "none"] = "all",
+    access_log: Literal["all", "failures", "none"] = "failures",
     database: Database = DATABASE,
     opening: Opening = OPENING,
     hardware: Hardware = DEFAULT_HARDWARE,

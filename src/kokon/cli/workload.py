@@ -7,9 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kokon.cli.access import DEFAULT_ACCESS, Access, connect, table
-from kokon.cli.admit import tell_missing
+from kokon.cli.admit import (
+    KEY_LIMIT,
+    UNLIMITED,
+    Launch,
+    Limits,
+    expecting,
+    limits_of,
+    submit,
+    tell_missing,
+)
 from kokon.cli.output import emit
-from kokon.cli.policy import digest_option, read_text
+from kokon.cli.policy import read_text
 from kokon.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,10 +32,9 @@ def add(
     /,
     *,
     references: Path,
-    policy: Path | None = None,
     secret: tuple[str, ...] = (),
     days: int = 365,
-    max_activations: int | None = None,
+    limits: Limits = UNLIMITED,
     previous: str | None = None,
     access: Access = DEFAULT_ACCESS,
     json: bool = False,
@@ -44,14 +52,10 @@ def add(
         Name of the workload.
     references
         Reference values, as `kokon evidence verify --references` takes them (docs/POLICY.md).
-    policy
-        Policy for the platform (docs/POLICY.md); default: the project's.
     secret
         WORKLOAD/NAME or kbs:///a/b/c: what it may read; may be given again.
     days
         How many days it is good for.
-    max_activations
-        How many attestations are granted in all; default: any number.
     previous
         Digest of the workload's record that you have seen (`none` for a new one): if it was changed meanwhile, nothing
         is admitted.
@@ -61,12 +65,114 @@ def add(
     body = {
         "name": name,
         "references": read_text(references, FILE_LIMIT),
-        "policy": "" if policy is None else read_text(policy, FILE_LIMIT),
         "resources": resources_of(secret),
         "not_after": end_of(days),
-        "max_activations": max_activations,
+        **limits_of(limits, "policy"),
     }
     _admit(name, body, previous, access, json)
+
+
+def allow(
+    name: str,
+    /,
+    *,
+    signer: Path,
+    minimum_version: str,
+    image: str = "",
+    certifier: tuple[Path, ...] = (),
+    certifiers_needed: int | None = None,
+    secret: tuple[str, ...] = (),
+    volume: tuple[str, ...] = (),
+    days: int = 365,
+    limits: Limits = UNLIMITED,
+    previous: str | None = None,
+    access: Access = DEFAULT_ACCESS,
+    json: bool = False,
+) -> None:
+    """Admit a workload by a rule: whose images, from which version on, certified by whom. Patch releases need no owner.
+
+    Example: `kokon workload allow clinic --signer author.pub --minimum-version 2.1.0 --secret clinic/db-password`
+
+    Each image is then let in by `kokon workload release`, which an operator may do, and only under the rule as it is
+    at that time; what no longer fits a changed rule gets nothing any more.
+
+    Parameters
+    ----------
+    name
+        Name of the workload.
+    signer
+        Public key of the images' author (PEM).
+    minimum_version
+        The lowest version that is let in, as authors give it with `kokon seal --version`.
+    image
+        Name of the image, host/repository; default: any of the signer's.
+    certifier
+        Public key of somebody who must have certified the image (`kokon certify`). May be repeated.
+    certifiers_needed
+        How many of the certifiers are needed; default: all.
+    secret
+        WORKLOAD/NAME or kbs:///a/b/c: what it may read; may be given again.
+    volume
+        NAME of an encrypted volume, or kbs:///a/b/c: its key is made by the server. May be repeated.
+    days
+        How many days the rule is good for.
+    previous
+        Digest of the workload's record that you have seen (`none` for a new one): if it was changed meanwhile, nothing
+        is admitted.
+    json
+        Print JSON.
+    """
+    rule: dict[str, Any] = {
+        "signer": read_text(signer, KEY_LIMIT),
+        "minimum_version": minimum_version,
+        "image": image,
+        "certifiers": [read_text(path, KEY_LIMIT) for path in certifier],
+        "resources": resources_of(secret),
+        "generate": [text if text.startswith("kbs:") else f"kbs:///{name}/volume/{text}" for text in volume],
+        "not_after": end_of(days),
+        **limits_of(limits, "policy"),
+    }
+    if certifiers_needed is not None:
+        rule["certifiers_needed"] = certifiers_needed
+    _admit(name, {"name": name, "rule": rule}, previous, access, json)
+
+
+def release(name: str, image: str, /, *, launch: Launch, access: Access = DEFAULT_ACCESS, json: bool = False) -> None:
+    """Let a sealed image in under a workload's rule, and write its launch document for the host.
+
+    Example: `kokon workload release clinic 127.0.0.1:5000/clinic:2.1.1 --author author.pub --secret db-password`
+
+    Needs the role of an operator: what the image gets, and where it may run, is the rule's to say.
+
+    Parameters
+    ----------
+    name
+        Name of the workload.
+    image
+        The sealed image: host[:port]/repository[:tag][@digest].
+    json
+        Print JSON.
+    """
+    submit(image, name, launch, access, lambda client, body: client.add_statement(name, body), json=json)
+
+
+def revoke(name: str, host_data: str, /, *, access: Access = DEFAULT_ACCESS, json: bool = False) -> None:
+    """Take back an image that was let in under a workload's rule: its enclaves get nothing any more.
+
+    Example: `kokon workload revoke clinic 3f1c0a...`
+
+    Parameters
+    ----------
+    name
+        Name of the workload.
+    host_data
+        SHA-256 of its launch document in hex, as `kokon workload show` has it.
+    json
+        Print JSON.
+    """
+    with connect(access) as client:
+        client.remove_statement(name, host_data)
+    emit({"revoked": host_data, "workload": name}, f"{name}: {host_data} is not let in any more", json)
 
 
 def list_workloads(*, access: Access = DEFAULT_ACCESS, json: bool = False) -> None:
@@ -150,10 +256,8 @@ def end_of(days: int) -> str:
 
 
 def _admit(name: str, body: Mapping[str, Any], previous: str | None, access: Access, json: bool) -> None:
-    expected = digest_option(previous)
-    more = {} if expected is None else {"previous": expected}
     with connect(access) as client:
-        answer = client.admit({**body, **more})
+        answer = client.admit({**body, **expecting(previous)})
         tell_missing(client, answer["resources"])
     emit(answer, f"admitted {name}: until {answer['not_after']}", json)
 

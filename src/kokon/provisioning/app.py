@@ -7,13 +7,11 @@ tolerate, where the reference server answers 401 to everything; `literal` does a
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -33,10 +31,12 @@ from kokon.provisioning.kbs.session import read_cookie, set_cookie
 from kokon.provisioning.keys import fingerprint
 from kokon.provisioning.web.api import API, project_routes
 from kokon.provisioning.web.body import read_body
+from kokon.provisioning.web.dispatch import Dispatcher
+from kokon.provisioning.web.logging import get_logger
 from kokon.provisioning.web.openapi import document, routes
 
 if TYPE_CHECKING:
-    from starlette.types import ExceptionHandler, Scope
+    from starlette.types import Scope
 
     from kokon.provisioning.ledger.keys import VerifierKey
     from kokon.provisioning.web.health import Health
@@ -61,31 +61,35 @@ class Surroundings:
     description: Mapping[str, Any] = field(default_factory=lambda: document(API))
 
 
-def build_app(core: Core, surroundings: Surroundings) -> Starlette:
+def build_app(core: Core, surroundings: Surroundings) -> Dispatcher:
     """The application around `core`."""
     guests = Guests(core)
 
-    @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        yield
+    async def close() -> None:
         guests.close()
         await run_in_threadpool(surroundings.close)
 
-    handlers: Mapping[Any, ExceptionHandler] = {
-        Refusal: _refused,
-        KokonError: _failed,
-        HTTPException: _http,
-        Exception: _bug,
-    }
-    app = Starlette(
-        routes=[*routes(API, TABLE), *project_routes(TABLE)], lifespan=lifespan, exception_handlers=handlers
-    )
-    app.router.redirect_slashes = False  # a path has one spelling
-    state = app.state
-    state.core, state.guests, state.callers = core, guests, Callers(core)
-    state.surroundings, state.literal = surroundings, surroundings.literal
-    state.log_key, state.certificate_of = surroundings.log_key, surroundings.certificate_of
-    return app
+    state = State(core, guests, Callers(core), surroundings)
+    every = [*routes(API, TABLE), *project_routes(TABLE)]
+    return Dispatcher(every, state, failed, close, get_logger("kokon.http"))
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What handlers find in `request.app.state`."""
+
+    core: Core
+    guests: Guests
+    callers: Callers
+    surroundings: Surroundings
+
+    def log_key(self, project: str) -> VerifierKey:
+        """The verifier key of a project's log."""
+        return self.surroundings.log_key(project)
+
+    def certificate_of(self, scope: Scope) -> bytes | None:
+        """The SHA-256 of the SubjectPublicKeyInfo of the client's certificate."""
+        return self.surroundings.certificate_of(scope)
 
 
 # -- guests --------------------------------------------------------------------------------------------------------
@@ -190,19 +194,24 @@ TABLE: Mapping[str, Handler] = {**GUESTS, **ADMIN, **TRUSTEE, **OTHERS}
 # -- refusals ------------------------------------------------------------------------------------------------------
 
 
-def _refused(request: Request, error: Exception) -> Response:
-    if not isinstance(error, Refusal):
-        raise error
-    literal = request.app.state.literal
+def failed(request: Request, error: Exception) -> Response:
+    """The answer to what a handler raised."""
+    if isinstance(error, Refusal):
+        return _refused(request, error)
+    if isinstance(error, KokonError):
+        return _failed(request, error)
+    return _http(request, error) if isinstance(error, HTTPException) else _bug(request)
+
+
+def _refused(request: Request, error: Refusal) -> Response:
+    literal = _surroundings(request).literal
     answer = refusal(error.code, error.kind, _where(request), denial=error.denial, literal=literal)
     return Response(answer.body, answer.status, answer.headers)
 
 
-def _failed(request: Request, error: Exception) -> Response:
-    if not isinstance(error, KokonError):
-        raise error
+def _failed(request: Request, error: KokonError) -> Response:
     where = _where(request)
-    answer = refusal_of(error, where, literal=request.app.state.literal and where != "admin")
+    answer = refusal_of(error, where, literal=_surroundings(request).literal and where != "admin")
     members: dict[str, Any] = dict(answer.document) if _is_kbs(request) else {}
     if where == "admin":
         members["error"] = error.as_dict()
@@ -219,19 +228,17 @@ def _where(request: Request) -> Where:
 
 def _path(request: Request) -> str:
     """The path below the project's address."""
-    path = request.url.path
+    path: str = request.scope["path"]
     return "/" + path.split("/", 3)[3] if path.startswith("/p/") and path.count("/") > 2 else path
 
 
-def _bug(request: Request, _: Exception) -> Response:
+def _bug(request: Request) -> Response:
     """What a peer is told of an exception that nobody foresaw; the log has the traceback for the operator."""
     members: dict[str, Any] = error_document("PluginInternalError", "internal") if _is_kbs(request) else {}
     return JSONResponse({**members, "error": {"code": "internal", "kind": "internal", "message": "a bug"}}, 500)
 
 
-def _http(request: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        raise error
+def _http(request: Request, error: HTTPException) -> Response:
     if error.status_code == 404 and _path(request).startswith((RESOURCES, SECRETS)):
         try:
             check_path("")

@@ -48,6 +48,11 @@ if TYPE_CHECKING:
 THREADS = 4
 """Attestations that are judged at the same time."""
 
+SESSIONS = 1024
+"""Sessions that are remembered open, some 4 KiB each."""
+SHORT = 32 << 10
+"""Bytes of an attestation that is judged without a thread, whose change would take as long."""
+
 T = TypeVar("T")
 
 
@@ -67,6 +72,7 @@ class Guests:
         self._tees = allowed_tees()
         self._threads = ThreadPoolExecutor(THREADS, "attestation")
         self._aside = Aside()
+        self._sessions: dict[tuple[str, str], Session] = {}
 
     def close(self) -> None:
         """Give the threads back."""
@@ -89,8 +95,7 @@ class Guests:
         core.check_project(project)
         now = core.clock()
         try:
-            attempt, claims = await self._in_thread(lambda: self._read(project, cookie, body, now))
-            judged = await self._in_thread(lambda: self._judge(attempt, claims, now))
+            attempt, claims, judged = await self._judged(project, cookie, body, now)
             if core.demands.complete is not None and judged.verdict.wanted:
                 claims = await self._aside.run(lambda: self._completed(attempt))
                 now = core.clock()
@@ -101,6 +106,17 @@ class Guests:
         granted = await self._conclude(attempt, claims, judged, now)
         core.counters.handshake(attempt.session.tee, "granted")
         return granted
+
+    async def _judged(
+        self, project: str, cookie: str | None, body: bytes, now: datetime
+    ) -> tuple[Attempt, Claims, _Judged]:
+        """An attestation read and judged: a short one at once, which takes a millisecond, others in a thread."""
+
+        def work() -> tuple[Attempt, Claims, _Judged]:
+            attempt, claims = self._read(project, cookie, body, now)
+            return attempt, claims, self._judge(attempt, claims, now)
+
+        return work() if len(body) <= SHORT else await self._in_thread(work)
 
     def _read(self, project: str, cookie: str | None, body: bytes, now: datetime) -> tuple[Attempt, Claims]:
         """What an attestation consists of, and what its evidence says. Raises `DeniedError` (`session-unknown`,
@@ -248,7 +264,15 @@ class Guests:
         return self._core.tokens.read(token, project, now)
 
     def _session(self, cookie: str, project: str, now: datetime) -> Session:
-        return self._core.sealer.open(cookie, project, now)
+        """The session in a cookie that may come many times. For the event loop's thread."""
+        known = self._sessions.get((project, cookie))
+        if known is not None and now < known.expires:
+            return known
+        session = self._core.sealer.open(cookie, project, now)
+        self._sessions[project, cookie] = session
+        while len(self._sessions) > SESSIONS:
+            del self._sessions[next(iter(self._sessions))]
+        return session
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)

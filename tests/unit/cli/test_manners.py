@@ -6,7 +6,7 @@ from kokon.cli.main import build_app
 
 COMMANDS = (
     "admit", "audit checkpoint", "audit export", "audit keygen", "audit receipt", "audit verify", "audit witness",
-    "conformance", "connect", "demo", "doctor", "endorsements bundle", "endorsements fetch",
+    "certify", "conformance", "connect", "demo", "doctor", "endorsements bundle", "endorsements fetch",
     "endorsements list",
     "evidence show", "evidence verify", "explain", "guest build", "guest show", "inspect", "keygen", "log", "logs",
     "measure sgx", "measure snp", "measure tdx", "sigstruct assemble", "sigstruct make", "sigstruct show",
@@ -15,8 +15,9 @@ COMMANDS = (
     "provision serve", "provision status", "ps", "reference list", "reference rm", "reference set", "rm", "run", "seal",
     "secret derive", "secret generate", "secret list", "secret put", "secret rm", "secret rotate", "stop",
     "token list", "token new", "token rm", "trust author",
-    "trust list", "trust owner", "trust simulated", "verify", "workload add", "workload history", "workload list",
-    "workload rm", "workload show",
+    "trust list", "trust owner", "trust simulated", "verify", "workload add", "workload allow",
+    "workload history", "workload list",
+    "workload release", "workload revoke", "workload rm", "workload show",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What admin clients of Confidential Containers' key broker ask for: Rego policies and reference values, in their forms.
+"""What admin clients of Confidential Containers' key broker ask for: Rego policies and reference values.
 
 Answers to changes are empty, as those clients expect. Policies are kept with the others of the project and have the
 same history.

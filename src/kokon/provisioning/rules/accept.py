@@ -123,5 +123,5 @@ def _check_resources(rule: Rule, papers: Papers) -> None:
             "the launch document asks for resources that the workload's rule does not grant",
             expected=", ".join(rule.granted()),
             found=", ".join(sorted(beyond)),
-            hint=f"secrets are in the rule's resources, keys of volumes in generate, the log's token at {rule.log_path}",
+            hint=f"secrets: in the rule's resources; keys of volumes: in generate; the log's token: at {rule.log_path}",
         )
