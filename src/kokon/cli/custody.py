@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +16,8 @@ from cyclopts import Parameter
 from kokon.errors import UsageError
 
 if TYPE_CHECKING:
+    from kokon.provisioning.custody.holder import Holder
+    from kokon.provisioning.database.engines import Backend
     from kokon.provisioning.state import Settings
 
 Custody = Literal["file", "passphrase", "pkcs11"]
@@ -160,3 +163,36 @@ def described(settings: Settings) -> str:
     host = parts.hostname or dict(parse_qsl(parts.query)).get("host", "")
     port = f":{parts.port}" if parts.port else ""
     return f"postgresql {host}{port}{parts.path}"
+
+
+def make_token_key(holder: Holder) -> None:
+    """Make the key in the token, if the holder is one, unless it is there. Raises as `TokenHolder.make_key`."""
+    from kokon.provisioning.custody.pkcs11 import TokenHolder
+
+    if isinstance(holder, TokenHolder):
+        try:
+            holder.make_key()
+        except UsageError as error:
+            if error.code != "pkcs11-key-exists":
+                raise
+
+
+@contextlib.contextmanager
+def opened_database(directory: Path, *, alone: bool = True, existing: bool = False) -> Iterator[Backend]:
+    """The database of a state directory, while the context lasts.
+
+    Raises `UsageError` (`state-empty`) if it must exist and does not, and as `read_settings` and `open_backend`.
+    """
+    from kokon.provisioning.database.engines import open_backend
+    from kokon.provisioning.state import read_settings
+
+    location = read_settings(directory).location(directory)
+    if existing and isinstance(location, Path) and not location.exists():
+        raise UsageError(
+            "state-empty", "there is no database here", expected=location, hint="name the state directory with --state"
+        )
+    backend = open_backend(location, alone=alone)
+    try:
+        yield backend
+    finally:
+        backend.close()

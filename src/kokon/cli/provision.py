@@ -132,9 +132,7 @@ def status(*, state: Path | None = None, admin: Path | None = None, json: bool =
     """
     if state is not None:
         answer = _look(state_of(state))
-        emit(
-            answer, "\n".join(f"{name:<12} {value}" for name, value in answer.items() if value not in (None, "")), json
-        )
+        emit(answer, "\n".join(_looked(answer)), json)
         return
     with connect_server(admin) as client:
         answer, url = client.status(), client.access.root
@@ -268,7 +266,8 @@ def _rotate_master(
     finish: bool,
     json: bool,
 ) -> None:
-    from kokon.cli.provision_state import MASTER_FILES, rotate_master
+    from kokon.cli.provision_master import rotate_master
+    from kokon.cli.provision_state import MASTER_FILES
 
     done = rotate_master(state, custody, token, opening, new_opening, renew=renew, finish=finish)
     file = Path(done["state"]) / MASTER_FILES[done["custody"]]

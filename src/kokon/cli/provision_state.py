@@ -1,4 +1,4 @@
-"""`kokon provision init|backup|restore` and the master key's rotation: what is done with a state directory itself."""
+"""`kokon provision init|backup|restore|recover`: what is done with a state directory itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from kokon.cli.access import Source
 from kokon.cli.custody import (
@@ -24,13 +24,14 @@ from kokon.cli.custody import (
     asker,
     database_url,
     described,
+    make_token_key,
+    opened_database,
     state_of,
 )
 from kokon.cli.output import emit, note
 from kokon.errors import HostError, UsageError
 
 if TYPE_CHECKING:
-    from kokon.provisioning.custody.holder import Holder
     from kokon.provisioning.custody.wrapped import HolderName
     from kokon.provisioning.database.engines import Backend
     from kokon.provisioning.state import Settings
@@ -111,20 +112,8 @@ def _make_master(directory: Path, name: HolderName, settings: Settings, opening:
     from kokon.provisioning.state import holder_of
 
     holder = holder_of(name, settings, asker(opening, twice=True))
-    _make_token_key(holder)
+    make_token_key(holder)
     vault.create(directory, holder)
-
-
-def _make_token_key(holder: Holder) -> None:
-    """The key in the token, unless it is there."""
-    from kokon.provisioning.custody.pkcs11 import TokenHolder
-
-    if isinstance(holder, TokenHolder):
-        try:
-            holder.make_key()
-        except UsageError as error:
-            if error.code != "pkcs11-key-exists":
-                raise
 
 
 def _differs(message: str, expected: str, found: str, hint: str) -> UsageError:
@@ -154,7 +143,7 @@ def backup(file: Source, /, *, state: Path | None = None, json: bool = False) ->
     from kokon.provisioning.database.backup import backup as write
 
     directory = state_of(state)
-    with _backend(directory, alone=False, existing=True) as backend, _sink(file) as sink:
+    with opened_database(directory, alone=False, existing=True) as backend, _sink(file) as sink:
         counted = _Counted(sink)
         rows = write(backend, cast("BinaryIO", counted))
     told = {"output": str(file), "rows": rows, "size": counted.size, "sha256": counted.digest.hexdigest()}
@@ -195,7 +184,7 @@ def restore(file: Source, /, *, state: Path | None = None, forget: bool = False,
 
     directory = state_of(state)
     private_directory(directory)
-    with _backend(directory) as backend, _source(file) as source:
+    with opened_database(directory) as backend, _source(file) as source:
         rows = read(source, backend)
         masters = _masters(backend)
     if forget:
@@ -233,7 +222,7 @@ def recover(*, state: Path | None = None, opening: Opening = OPENING, json: bool
     from kokon.provisioning.state import holder_of, read_settings
 
     directory = state_of(state)
-    with _backend(directory, existing=True):
+    with opened_database(directory, existing=True):
         settings = read_settings(directory)
     holder = holder_of(vault.held_by(directory) or "file", settings, asker(opening))
     vault.open_master(directory, holder)
@@ -290,25 +279,6 @@ def _identity(directory: Path) -> str:
 
 
 @contextlib.contextmanager
-def _backend(directory: Path, *, alone: bool = True, existing: bool = False) -> Iterator[Backend]:
-    """The database of a state directory. Raises `UsageError` (`state-empty`) if it must exist and does not, and as
-    `read_settings` and `open_backend`."""
-    from kokon.provisioning.database.engines import open_backend
-    from kokon.provisioning.state import read_settings
-
-    location = read_settings(directory).location(directory)
-    if existing and isinstance(location, Path) and not location.exists():
-        raise UsageError(
-            "state-empty", "there is no database here", expected=location, hint="name the state directory with --state"
-        )
-    backend = open_backend(location, alone=alone)
-    try:
-        yield backend
-    finally:
-        backend.close()
-
-
-@contextlib.contextmanager
 def _sink(path: Path) -> Iterator[BinaryIO]:
     """A new file of mode 0600, removed again if it does not get whole; or standard output."""
     if str(path) == "-":
@@ -345,68 +315,3 @@ def _source(path: Path) -> Iterator[BinaryIO]:
         raise UsageError("input-unreadable", f"cannot read {path}", found=error.strerror) from error
     with file:
         yield file
-
-
-# -- the master key ------------------------------------------------------------------------------------------------
-
-
-def rotate_master(
-    state: Path | None,
-    custody: Custody | None,
-    token: Token,
-    opening: Opening,
-    new_opening: Opening,
-    *,
-    renew: bool,
-    finish: bool,
-) -> dict[str, Any]:
-    """Replace the master key by a new one (`renew`), or give it to another holder (`custody`), or both; `finish` takes
-    the key ring away from all master keys but the present one. What was done.
-
-    Raises as `custody.vault`, `database.rings` and `open_backend`, `UsageError` (`state-differs`).
-    """
-    from kokon.provisioning.custody import vault
-    from kokon.provisioning.state import holder_of, read_settings, write_settings
-
-    directory = state_of(state)
-    settings = read_settings(directory)
-    holder = holder_of(vault.held_by(directory) or "file", settings, asker(opening))
-    master = vault.open_master(directory, holder)
-    done: dict[str, Any] = {"state": str(directory), "custody": holder.name}
-    if renew or finish:
-        done |= _renew(directory, holder, renew=renew)
-    if custody is not None:
-        changed = _with_token(settings, token)
-        target = holder_of(custody, changed, asker(new_opening, twice=True))
-        _make_token_key(target)
-        write_settings(directory, changed)
-        vault.rewrap(directory, holder, target)
-        done["custody"] = custody
-    return {"master": master.identity, **done}
-
-
-def _renew(directory: Path, holder: Holder, *, renew: bool) -> dict[str, Any]:
-    """A new master key: the key ring is kept for it too, then it takes the old one's place, then the ring is taken from
-    the old one, unless other replicas still have that."""
-    from kokon.provisioning.custody import vault
-    from kokon.provisioning.custody.master import make_master
-    from kokon.provisioning.database.rings import add_master, remove_masters
-
-    master = vault.open_master(directory, holder)
-    with _backend(directory, existing=True) as backend:
-        if renew:
-            new = make_master()
-            add_master(backend, master, new)
-            vault.replace(directory, holder, master, new)
-            master = new
-        finished = not (renew and backend.shared)
-        if finished:
-            remove_masters(backend, master)
-    return {"master": master.identity, "finished": finished}
-
-
-def _with_token(settings: Settings, token: Token) -> Settings:
-    if token.pkcs11_module is None:
-        return settings
-    module = str(token.pkcs11_module.absolute())
-    return replace(settings, library=module, token=token.pkcs11_token, key=token.pkcs11_key)

@@ -151,8 +151,8 @@ def examine(request: AdmissionRequest, owner: ec.EllipticCurvePrivateKey, certif
     Raises `UntrustedError` (`image-digest-mismatch`, `statement-image-mismatch`, `kek-not-opened`,
     `kek-of-another-author`, and those of signature and statement), `StaleError` (`statement-expired`,
     `statement-not-yet-valid`), `DeniedError` (`workload-name-mismatch`, `server-mismatch`,
-    `statement-secret-missing`, `statement-without-reference`, `env-not-allowed`, `kek-path-refused`), and
-    `MalformedError` for what cannot be parsed.
+    `statement-secret-missing`, `statement-without-reference`, `env-not-allowed`, `kek-path-refused`,
+    `log-path-refused`), and `MalformedError` for what cannot be parsed.
     """
     document = parse_document(request.document)
     _check_document(document, request, certificate)
@@ -176,6 +176,24 @@ def _check_document(document: LaunchDocument, request: AdmissionRequest, certifi
             "server-mismatch",
             "the launch document pins another provisioning server's certificate",
             hint="make the launch document with this server's certificate",
+        )
+    _check_log_path(document)
+
+
+def log_path(workload: str) -> str:
+    """Where the token is that opens the log of a workload's containers. People can ask for it, as for no other
+    resource, so no other resource may take its place."""
+    return f"{workload}/log/token"
+
+
+def _check_log_path(document: LaunchDocument) -> None:
+    expected = log_path(document.workload)
+    if resource_path(document.log_key) != expected:
+        raise DeniedError(
+            "log-path-refused",
+            "the launch document wants another resource as the token of the log, which people can read",
+            expected=f"kbs:///{expected}",
+            found=document.log_key,
         )
 
 

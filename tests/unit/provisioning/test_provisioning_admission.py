@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from provisioning_factory import KEK, KID, MEASUREMENT, Author, make_manifest
 
-from kokon.errors import DeniedError, KokonError, MalformedError, StaleError, UntrustedError
+from kokon.errors import DeniedError, KokonError, MalformedError, StaleError, UntrustedError, UsageError
 from kokon.image.statement import Kek
 from kokon.jose.jwe import encrypt_to, public_jwk
 from kokon.provisioning.admission import Admission, admit, parse_admission
@@ -66,11 +66,17 @@ REFUSED: list[tuple[dict[str, Any], type[KokonError], str]] = [
     ({"document": {"env": (("LD_PRELOAD", "x"),)}}, DeniedError, "env-not-allowed"),
     ({"document": {"args": ("sh",)}}, DeniedError, "args-not-allowed"),
     ({"statement": {"volumes": ("/elsewhere",)}}, DeniedError, "volume-not-allowed"),
+    ({"document": {"log_key": "kbs:///clinic/secret/db-password"}}, DeniedError, "log-path-refused"),
     ({"document": {"workload": "other"}}, DeniedError, "workload-name-mismatch"),
     ({"name": "other"}, DeniedError, "workload-name-mismatch"),
     ({"launch_document": "version = 1"}, MalformedError, "field-type"),
     ({"resources": [1]}, MalformedError, "resource-path"),
     ({"resources": ["kbs:///a"]}, MalformedError, "resource-path"),
+    ({"resources": ["kbs:///clinic/secret/*"]}, MalformedError, "resource-path"),
+    ({"tees": ["sev"]}, MalformedError, "tee-not-known"),
+    ({"chips": ["00"]}, MalformedError, "chip-malformed"),
+    ({"platform": "[allow]\neverything = true\n"}, UsageError, "policy-key-unknown"),
+    ({"max_activations": 0}, MalformedError, "field-range"),
     ({"policy": {"allow_all": True}}, MalformedError, "field-unknown"),
     ({"policy": {"minimum_tcb": {"snp": 300}}}, MalformedError, "field-range"),
 ]

@@ -110,18 +110,17 @@ def _release(rule: Rule, request: AdmissionRequest, papers: Papers, now: datetim
 
 
 def _check_resources(rule: Rule, papers: Papers) -> None:
-    """That the launch document wants what the rule grants and nothing else, each for what it is for: the token of the
-    log can be asked for by people, so no secret may take its place."""
+    """That the launch document wants what the rule grants and nothing else, each for what it is for. The log's token
+    has its own place (`admission.examine`)."""
     document = papers.document
     secrets = {resource_path(secret.resource) for secret in document.secrets}
     volumes = {resource_path(volume.key) for volume in document.volumes}
-    log = resource_path(document.log_key)
-    beyond = secrets - {*rule.resources} | volumes - {*rule.resources, *rule.generate} | {log} - {rule.log_path}
+    beyond = secrets - {*rule.resources} | volumes - {*rule.resources, *rule.generate}
     if beyond:
         raise DeniedError(
             "resource-beyond-rule",
             "the launch document asks for resources that the workload's rule does not grant",
             expected=", ".join(rule.granted()),
             found=", ".join(sorted(beyond)),
-            hint=f"secrets: in the rule's resources; keys of volumes: in generate; the log's token: at {rule.log_path}",
+            hint="secrets must be among the rule's resources, keys of volumes there or in generate",
         )

@@ -13,6 +13,7 @@ from kokon.errors import MalformedError
 from kokon.image.dsse import SIGNATURES_LIMIT
 from kokon.image.ecdsa import PEM_LIMIT, key_id, load_public_key, public_pem
 from kokon.image.version import VERSION_LIMIT, parse_version
+from kokon.provisioning.admission import log_path
 from kokon.provisioning.kbs.paths import check_path, resource_path
 from kokon.provisioning.restrictions import read_activations, read_chips, read_policy, read_tees
 from kokon.provisioning.workload import parse_time
@@ -54,14 +55,9 @@ class Rule:
     policy: str = ""
     max_activations: int | None = None
 
-    @property
-    def log_path(self) -> str:
-        """Where the token of the workload's log is, whatever a launch document says."""
-        return f"{self.name}/log/token"
-
     def granted(self) -> tuple[str, ...]:
         """All paths that the rule grants."""
-        return tuple(dict.fromkeys((self.log_path, *self.resources, *self.generate)))
+        return tuple(dict.fromkeys((log_path(self.name), *self.resources, *self.generate)))
 
     def members(self) -> dict[str, Any]:
         """The rule as `parse_rule` reads it, without the workload's name."""

@@ -92,9 +92,14 @@ def _octets(value: Any, what: str, size: int | None) -> bytes:
         raise MalformedError(
             "bytes-malformed", f"{what} must be an array of bytes", expected=f"{size or 'some'} integers"
         )
-    if not all(type(item) is int and 0 <= item <= 255 for item in value):
-        raise MalformedError("bytes-malformed", f"{what} must be an array of bytes", expected="integers 0..255")
-    return bytes(value)
+    try:
+        if set(map(type, value)) != {int}:  # True and False are integers too, and floats could be
+            raise ValueError
+        return bytes(value)
+    except ValueError:
+        raise MalformedError(
+            "bytes-malformed", f"{what} must be an array of bytes", expected="integers 0..255"
+        ) from None
 
 
 def _chain(value: Any, leaf: str) -> tuple[bytes, ...]:

@@ -205,14 +205,17 @@ SECRETS = (SecretUse("db-password", f"kbs:///{SECRET}", file="/run/secrets/db-pa
         {"secrets": (SecretUse("db-password", f"kbs:///{VOLUME}", file="/x"),)},
         {"volumes": (VolumeUse("data", "/data", "kbs:///billing/volume/data"),)},
         {"volumes": (VolumeUse("data", "/data", f"kbs:///{LOG}"),)},
-        {"log_key": "kbs:///billing/log/token"},
-        {"log_key": f"kbs:///{SECRET}"},
     ],
 )
 def test_the_launch_document_gets_nothing_more(document: dict[str, Any]) -> None:
-    """An operator writes it: neither another workload's secrets, nor one in the place of the log's token, which people
-    can ask the server for."""
+    """An operator writes it: it has no other workload's secrets, and none but for what it is for."""
     assert refused(request(document=document)) == "resource-beyond-rule"
+
+
+@pytest.mark.parametrize("key", ["kbs:///billing/log/token", f"kbs:///{SECRET}", "kbs:///clinic/log/other"])
+def test_no_secret_in_the_place_of_the_logs_token(key: str) -> None:
+    """People can ask the server for that one."""
+    assert refused(request(document={"log_key": key})) == "log-path-refused"
 
 
 def test_what_the_owner_puts_is_not_generated() -> None:

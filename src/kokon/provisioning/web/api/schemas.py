@@ -69,7 +69,11 @@ _PROBLEM = closed(
 _KEY = opened({"kty": {"enum": ["EC", "RSA"]}, "alg": TEXT})
 _ERRORS: Final[Mapping[str, _Schema]] = {
     "Problem": {**_PROBLEM, "description": "An error: docs/ERRORS.md has the codes."},
-    "Error": closed({"error": ref("Problem")}),
+    "Error": closed(
+        {"error": ref("Problem")},
+        {"type": TEXT, "detail": TEXT},
+        description="Of a request that could not even be read, also the members of the protocol's error document.",
+    ),
     "BrokerError": closed(
         {"type": TEXT, "detail": TEXT},
         {"error": ref("Problem")},
