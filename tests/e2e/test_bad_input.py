@@ -251,7 +251,7 @@ def test_a_server_that_was_killed_has_lost_nothing(world: World) -> None:
     world.refused("provisioning-unreachable", 7, "secret", "list")
     world.owner.start()
     assert world.owner.entries()[: len(before)] == before
-    assert "clinic/secret/kept" in [one["resource"] for one in world.ask("secret", "list")["resources"]]
+    assert "clinic/secret/kept" in [one["path"] for one in world.ask("secret", "list")["secrets"]]
 
 
 def test_two_servers_do_not_share_a_state(world: World) -> None:

@@ -279,7 +279,7 @@ def _witnessed(client: AdminClient, *, server: bool) -> Iterator[bytes]:
     notes = [(verify_checkpoint(data, [key]), parse_note(data)) for data in client.cosigned(server=server).values()]
     if not notes:
         raise UsageError(
-            "log-unwitnessed", "no witness cosigned this log yet", hint="`kokon audit witness` makes one of you"
+            "log-not-cosigned", "no witness cosigned this log yet", hint="`kokon audit witness` makes one of you"
         )
     head, newest = max(notes, key=lambda one: one[0].size)
     for _, other in notes:

@@ -57,7 +57,7 @@ def set_references(
     from kokon.provisioning.client_records import sample_message
 
     if bool(values) == (message is not None):
-        raise UsageError("reference-missing", "which values? Give NAME=VALUE, or a message with --message")
+        raise UsageError("reference-values-missing", "which values? Give NAME=VALUE, or a message with --message")
     parsed = parse_values(values)
     text = sample_message(parsed) if message is None else read_text(message, MESSAGE_LIMIT).encode()
     with connect(access) as client:

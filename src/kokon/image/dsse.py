@@ -7,7 +7,7 @@ signatures: besides the author's, which every reader demands, those of certifier
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kokon.errors import MalformedError, UntrustedError, UsageError
@@ -111,7 +111,8 @@ def certify_envelope(envelope: Envelope, key: EllipticCurvePrivateKey) -> Envelo
             expected=f"<= {SIGNATURES_LIMIT}",
             hint="have the author sign a new statement",
         )
-    return replace(envelope, signatures=(*envelope.signatures, (key_id(public), sign(key, message))))
+    signed = (*envelope.signatures, (key_id(public), sign(key, message)))
+    return Envelope(envelope.payload_type, envelope.payload, signed)
 
 
 def certified_by(envelope: Envelope, keys: tuple[str, ...]) -> tuple[str, ...]:

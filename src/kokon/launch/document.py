@@ -31,6 +31,8 @@ _VOLUME = re.compile(r"[a-z0-9]([a-z0-9-]{0,14}[a-z0-9])?")
 _SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}"
 _RESOURCE = re.compile(rf"kbs:///{_SEGMENT}/{_SEGMENT}/{_SEGMENT}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_NO_PATH = re.compile(r"/?")
+_PROJECT = re.compile(r"/?|/p/[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 _REPOSITORY = re.compile(r"[a-z0-9]+([._/-]{1,2}[a-z0-9]+)*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 # The standard library needs minutes for a key of many parts, and peers that nobody trusts send documents.
@@ -68,7 +70,8 @@ class VolumeUse:
 
 @dataclass(frozen=True, slots=True)
 class Provisioning:
-    """The provisioning server: https URL and its pinned TLS certificate (PEM)."""
+    """The provisioning server: https URL, with `/p/NAME` at its end of the project of that name, and its pinned TLS
+    certificate (PEM)."""
 
     url: str
     certificate: str
@@ -217,7 +220,7 @@ def _image(fields: Fields) -> ImageRef:
 
 def _provisioning(fields: Fields) -> Provisioning:
     server = Provisioning(
-        url=_url(fields.text("url"), ("https",)),
+        url=_url(fields.text("url"), ("https",), _PROJECT),
         certificate=_pem(fields.text("certificate", limit=16384), "CERTIFICATE"),
     )
     fields.finish()
@@ -269,13 +272,13 @@ def _path(text: str) -> str:
     return text
 
 
-def _url(text: str, schemes: tuple[str, ...]) -> str:
+def _url(text: str, schemes: tuple[str, ...], path: re.Pattern[str] = _NO_PATH) -> str:
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
         raise MalformedError("document-malformed", "URL is malformed", found=error) from error
-    plain = parts.scheme in schemes and parts.hostname and parts.path in ("", "/") and port != 0
+    plain = parts.scheme in schemes and parts.hostname and path.fullmatch(parts.path) and port != 0
     _require(
         bool(plain) and text.isprintable() and not (parts.query or parts.fragment or "@" in parts.netloc),
         "URL must be scheme://host[:port]",

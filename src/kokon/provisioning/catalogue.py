@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from kokon.appraisal.policy_file import parse_policy
 from kokon.provisioning.history import decode_text
+from kokon.provisioning.rules.compose import assemble
+from kokon.provisioning.rules.record import Release, decode_release
 from kokon.provisioning.workload import Workload, decode_workload
 
 if TYPE_CHECKING:
@@ -80,9 +82,11 @@ class Catalogues:
         for _ in range(_LOOKS):
             snapshot = self._store.snapshot(project)
             workloads = self._records(snapshot, WORKLOAD, decode_workload)
+            releases = self._records(snapshot, RELEASE, decode_release)
             policies = self._records(snapshot, PLATFORM_POLICY, read_platform_policy)
-            if workloads is not None and policies is not None:
-                return _catalogue(snapshot, workloads, policies.get("default", rules))
+            if workloads is not None and releases is not None and policies is not None:
+                whole = {name: _whole(one, releases) for name, one in workloads.items()}
+                return _catalogue(snapshot, whole, policies.get("default", rules))
         return _catalogue(snapshot, {}, rules)
 
     def _records(self, snapshot: Snapshot, kind: str, decode: Callable[[bytes], Any]) -> dict[str, Any] | None:
@@ -107,8 +111,14 @@ def read_platform_policy(record: bytes) -> Policy:
     return parse_policy(decode_text(record).text.encode())
 
 
+def _whole(workload: Workload, releases: Mapping[str, Release]) -> Workload:
+    """The workload; one that has a rule with the releases that were let in by it."""
+    return assemble(workload, releases.values()) if workload.rule else workload
+
+
 def _catalogue(snapshot: Snapshot, workloads: Mapping[str, Workload], policy: Policy) -> Catalogue:
-    pinned = {one.host_data: one for one in workloads.values() if one.host_data}
+    every = [one for workload in workloads.values() for one in (workload, *workload.releases)]
+    pinned = {one.host_data: one for one in every if one.host_data}
     epochs = {name: snapshot.versions(WORKLOAD, name)[0].version for name in workloads}
     return Catalogue(
         snapshot.project,

@@ -167,7 +167,7 @@ def test_connect_refuses_before_it_listens(world: VerifiedWorld, capsys: pytest.
 def test_logs_print_the_output(
     trusting: VerifiedWorld, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    monkeypatch.setattr(logs_command, "_token", lambda verification: TOKEN)
+    monkeypatch.setattr(logs_command, "_token", lambda *_: TOKEN)
     url = trusting.start()
     assert main(["logs", url]) == 0
     assert capfdbinary.readouterr().out == b"one\n" + b"x" * 100_000
@@ -194,7 +194,7 @@ def test_token_comes_from_the_provisioning_server(trusting: VerifiedWorld, monke
             asked.append(workload)
             return TOKEN
 
-    monkeypatch.setattr(AdminClient, "from_home", lambda: Admin())
+    monkeypatch.setattr(AdminClient, "from_home", lambda *_: Admin())
     verification = trusting.peer(trusting.start()).verify()
     digest = document_digest(trusting.document).hex()
     for others in ({}, {"clinic": "0" * 64}, {"bakery": digest}):

@@ -194,7 +194,7 @@ def test_references_are_sent(sent, tmp_path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == 'a  ["b"]  until 2027\n'
     for words in (["reference", "set"], ["reference", "set", "a=b", "--message", "x"]):
         assert main([*words, "--json"]) == 2
-        assert json.loads(capsys.readouterr().err)["error"]["code"] == "reference-missing"
+        assert json.loads(capsys.readouterr().err)["error"]["code"] == "reference-values-missing"
 
 
 def test_access_is_told_to_the_client(monkeypatch: pytest.MonkeyPatch) -> None:

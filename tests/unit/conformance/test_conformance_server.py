@@ -41,7 +41,7 @@ def report(server: Any, chip: Processor) -> Report:
     options = Options(
         parse_target(server.url),
         certificate=server.certificate,
-        admin_token=server.keys.admin_token,
+        admin_token=server.token,
         tee="snp",
         init_data=document,
         resource=SECRET,
@@ -53,7 +53,7 @@ def test_the_run_comes_to_its_end(report: Report, server: Any) -> None:
     assert report.unfinished is None
     assert report.remarks == ()
     assert report.requests < 600
-    assert SECRET not in {one["resource"] for one in server.admin.resources()}, "what was set is deleted"
+    assert SECRET not in {one["path"] for one in server.admin.secrets()}, "what was set is deleted"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_the_readmes_lines(provisioning: Any, tmp_path: Path, monkeypatch: pytes
     root = root_fingerprint(load_processor(tmp_path / "processor").certificates[-1])
     state = tmp_path / "provision"
     with provisioning.serving(state, Endorsements(accepted_simulated=frozenset({root}))) as server:
-        access = {"url": server.url, "token": server.keys.admin_token, "certificate": server.certificate}
+        access = {"url": server.url, "token": server.token, "certificate": server.certificate}
         (state / "admin.json").write_text(json.dumps(access))
         (tmp_path / "tls.pem").write_text(server.certificate)
         measurement = DEFAULT_MEASUREMENT.hex()

@@ -251,3 +251,13 @@ def test_the_log_is_told(kokon) -> None:
     assert kokon.done("log", "--key", key)["verified"]
     server_key = kokon.done("audit", "checkpoint", "--server")["key"]
     assert kokon.refused("log", "--key", server_key) == "log-signature"
+
+
+def test_reference_values(kokon) -> None:
+    kokon.done("reference", "set", "digest=1f", "digest=2e", "rvps:///a/b:tag:=3")
+    listed = {one["name"]: one["value"] for one in kokon.done("reference", "list")["references"]}
+    assert listed == {"digest": ["1f", "2e"], "rvps:///a/b:tag": 3}
+    assert kokon.done("reference", "rm", "rvps:///a/b:tag") == {"deleted": ["rvps:///a/b:tag"]}
+    assert [one["name"] for one in kokon.done("reference", "list")["references"]] == ["digest"]
+    kokon.typed(b'{"version": "0.1.0", "type": "odd", "payload": ""}')
+    assert kokon.refused("reference", "set", "--message", "-") == "reference-type"

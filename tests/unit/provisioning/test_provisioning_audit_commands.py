@@ -135,7 +135,7 @@ def test_a_witness_cosigns_a_log_that_grows(audited, witness: str, tmp_path: Pat
     assert audited.refused("audit", "keygen", "me.key", "--name", "x") == "output-exists"
     assert audited.refused("audit", "keygen", "no/me.key", "--name", "x") == "output-not-written"
     assert audited.refused("audit", "keygen", "you.key", "--name", "a b") == "key-name-malformed"
-    assert audited.refused("audit", "export", "--witnessed", "-o", "w.log") == "log-unwitnessed"
+    assert audited.refused("audit", "export", "--witnessed", "-o", "w.log") == "log-not-cosigned"
     first = audited.done(*VISIT, "--log-key", "log.key")
     second = audited.done(*VISIT)
     assert (first["size"], second["size"]) == (4, 5)

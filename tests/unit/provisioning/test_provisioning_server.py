@@ -392,8 +392,7 @@ def test_a_body_that_never_ends_is_given_up(server, monkeypatch) -> None:
         while b"body" not in answer:
             answer += secure.recv(4096)
     assert b" 408 " in answer.split(b"\r\n")[0]
-    code = "body-incomplete"
-    assert code.encode() in answer
+    assert b"body-timeout" in answer
 
 
 def test_unknown_paths_have_error_documents(server) -> None:

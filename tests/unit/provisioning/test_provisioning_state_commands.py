@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -292,3 +293,48 @@ def test_rotation_without_a_state(command) -> None:
     assert command.refused("rotate", "--master", "--state", "none") == "master-missing"
     assert command.refused("rotate", "--master", "--data-key") == "rotate-options"
     assert command.refused("rotate") == "admin-access-missing"
+
+
+# -- tokens --------------------------------------------------------------------------------------------------------
+
+LIBRARY = Path("/usr/lib/softhsm/libsofthsm2.so")
+PIN = b"24681357"
+
+
+@pytest.mark.skipif(
+    not (LIBRARY.exists() and shutil.which("softhsm2-util")), reason="SKIPPED: SoftHSM (package softhsm2) is missing"
+)
+def test_a_token_holds_the_master_key(state: Path, tmp_path: Path) -> None:
+    """Each command in a process of its own: a PKCS#11 library is a process's."""
+    pytest.importorskip("pkcs11", reason="SKIPPED: python-pkcs11 is missing, PKCS#11 is untested here")
+    (tmp_path / "tokens").mkdir()
+    configuration = tmp_path / "softhsm2.conf"
+    configuration.write_text(f"directories.tokendir = {tmp_path}/tokens\nobjectstore.backend = file\n")
+    environment = {**os.environ, "SOFTHSM2_CONF": str(configuration), "KOKON_HOME": str(tmp_path / "home")}
+    init = ["softhsm2-util", "--init-token", "--free", "--label", "one", "--so-pin", "1234", "--pin", PIN.decode()]
+    subprocess.run(init, check=True, capture_output=True, env=environment)
+    program = [sys.executable, "-c", "import sys; from kokon.cli.main import main; sys.exit(main())", "provision"]
+    place = ["--pkcs11-module", str(LIBRARY), "--pkcs11-token", "one", "--json"]
+
+    def run(*words: str, pin: bytes = PIN) -> tuple[int, dict[str, Any]]:
+        descriptor = int(given(pin))
+        option = "--new-passphrase-fd" if "rotate" in words else "--passphrase-fd"
+        done = subprocess.run(
+            [*program, *words, *place, option, str(descriptor)],
+            capture_output=True,
+            env=environment,
+            pass_fds=[descriptor],
+            check=False,
+        )
+        return done.returncode, json.loads(done.stdout or done.stderr.splitlines()[-1])
+
+    new = str(tmp_path / "new")
+    assert run("init", "--state", new, "--custody", "pkcs11", pin=b"1111")[1]["error"]["code"] == "pin-wrong"
+    status, made = run("init", "--state", new, "--custody", "pkcs11")
+    assert (status, made["custody"], made["made"]) == (0, "pkcs11", ["master.json", "settings.json"])
+    assert read_settings(Path(new)) == Settings("", str(LIBRARY), "one", "kokon")
+    assert run("init", "--state", new, "--custody", "pkcs11")[1]["made"] == []
+    status, moved = run("rotate", "--state", str(state), "--custody", "pkcs11")
+    assert (status, moved["custody"]) == (0, "pkcs11")
+    assert vault.held_by(state) == "pkcs11"
+    assert read_settings(state).token == "one"

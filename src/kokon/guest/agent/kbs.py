@@ -117,7 +117,8 @@ def resource_path(uri: str) -> str:
 
 
 class Connection:
-    """HTTP/1.1 over one kept connection to the pinned server. Every failure to talk is `provisioning-unreachable`."""
+    """HTTP/1.1 over one kept connection to the pinned server, below its URL. Every failure to talk is
+    `provisioning-unreachable`."""
 
     def __init__(
         self, server: Provisioning, resolve: Callable[[str, int], tuple[str, int]], timeout: float = 30.0
@@ -125,6 +126,7 @@ class Connection:
         parts = urlsplit(server.url)
         self._host = parts.hostname or ""
         self._port = parts.port or 443
+        self._base = parts.path.rstrip("/")
         self._resolve = resolve
         self._timeout = timeout
         self._pinned = _pinned(server.certificate)
@@ -140,7 +142,7 @@ class Connection:
         try:
             if self._http is None:
                 self._http = self._connect()
-            self._http.request(method, path, body, dict(headers))
+            self._http.request(method, self._base + path, body, dict(headers))
             return self._read(self._http.getresponse())
         except ssl.SSLCertVerificationError as error:
             self.close()

@@ -18,6 +18,7 @@ from kokon.provisioning.access.scope import EVERYTHING, GRANTS_LIMIT
 from kokon.provisioning.admin.callers import CERTIFICATE, PRINCIPAL, unknown_principal
 from kokon.provisioning.database.values import Delete, Entry, Put, Work
 from kokon.provisioning.keys import SERVER
+from kokon.provisioning.web.tls import check_client_certificate
 from kokon.wire import Fields, parse_json
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def list_principals(asked: Asked) -> dict[str, Any]:
 def add_principal(asked: Asked, body: bytes) -> dict[str, Any]:
     """Make a principal; its token is in the answer and nowhere else.
 
-    Raises `MalformedError` (`principal-malformed`, `scope-malformed`, `certificate-malformed`), `DeniedError`
+    Raises `MalformedError` (`principal-malformed`, `scope-malformed`, `client-certificate-malformed`), `UsageError`
+    (`client-certificate-authority`), `DeniedError`
     (`principal-beyond`).
     """
     asked.allow(Action.PRINCIPAL_MANAGE)
@@ -120,11 +122,11 @@ def enrolled(store: Store) -> tuple[bytes, ...]:
 def _certificate(pem: str) -> tuple[bytes, bytes]:
     """A certificate's DER, and the SHA-256 of its SubjectPublicKeyInfo."""
     try:
-        certificate = x509.load_pem_x509_certificate(pem.encode())
-        spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        der = x509.load_pem_x509_certificate(pem.encode()).public_bytes(Encoding.DER)
     except ValueError as error:
-        raise MalformedError("certificate-malformed", "this is no PEM certificate") from error
-    return certificate.public_bytes(Encoding.DER), hashlib.sha256(spki).digest()
+        raise MalformedError("client-certificate-malformed", "this is no PEM certificate") from error
+    public = check_client_certificate(der).public_key()
+    return der, hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 
 def _within(actor: Principal, other: Principal) -> bool:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import secrets
 from typing import TYPE_CHECKING, Any
 
-from kokon.errors import DeniedError, KokonError, UntrustedError, UsageError
-from kokon.launch.document import parse_document
+from kokon.errors import DeniedError, KokonError, MalformedError, UntrustedError, UsageError
 from kokon.provisioning.access.roles import Action
-from kokon.provisioning.admission import ADMISSION_LIMIT, Admission, Kind, admit, parse_admission
-from kokon.provisioning.catalogue import SECRET, WORKLOAD
+from kokon.provisioning.admission import ADMISSION_LIMIT, Admission, Kind, admit, log_path, parse_admission
+from kokon.provisioning.catalogue import RELEASE, SECRET, WORKLOAD
 from kokon.provisioning.database.values import Delete, Entry, Put, Work
 from kokon.provisioning.history import check_previous, digest_of
-from kokon.provisioning.kbs.paths import resource_path
 from kokon.provisioning.measured import parse_measured
+from kokon.provisioning.rules.accept import accept
+from kokon.provisioning.rules.compose import workload_of
+from kokon.provisioning.rules.record import encode_release
+from kokon.provisioning.rules.rule import decode_rule, parse_rule
 from kokon.provisioning.secret.value import Secret, decode_secret, encode_secret
 from kokon.provisioning.workload import Workload, decode_workload, encode_workload
 from kokon.wire import parse_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kokon.provisioning.admin.request import Asked
     from kokon.provisioning.catalogue import Catalogue
     from kokon.provisioning.database.values import Change
+    from kokon.provisioning.rules.accept import Acceptance
 
 
 def list_workloads(asked: Asked) -> dict[str, Any]:
@@ -49,7 +55,7 @@ def history(asked: Asked, name: str) -> dict[str, Any]:
         record = asked.store.read(asked.project, WORKLOAD, name, meta.version)
         if record is not None:
             workload = decode_workload(record)
-            members = {"version": meta.version, "digest": digest_of(record), "created": meta.created.isoformat()}
+            members = {"record": meta.version, "digest": digest_of(record), "created": meta.created.isoformat()}
             found.append({**workload.summary(), **members})
     if not found:
         raise not_found(name)
@@ -58,44 +64,123 @@ def history(asked: Asked, name: str) -> dict[str, Any]:
 
 def admit_workload(asked: Asked, body: bytes) -> dict[str, Any]:
     """Admit a workload, replacing one of the same name; with `previous`, only the one with that digest. Refusals are
-    logged. Raises `KokonError` as `admit`, `DeniedError` (`changed-meanwhile`)."""
-    name = "?"
-    try:
-        value = parse_json(body, limit=ADMISSION_LIMIT, what="admission request")
-        previous = value.pop("previous", None) if isinstance(value, dict) else None
-        if isinstance(value, dict) and isinstance(value.get("name"), str):
-            name = value["name"][:64]
-        asked.allow(Action.WORKLOAD_ADMIT, name)
-        if isinstance(value, dict) and "references" in value:
-            workload = parse_measured(value, asked.now)
-            return _put(asked, workload, previous, None)
+    logged. Raises `KokonError` as `admit`, `DeniedError` (`changed-meanwhile`, `scope-exceeded`)."""
+    with _refusals(asked, body) as value:
+        previous = value.pop("previous", None)
+        asked.allow(Action.WORKLOAD_ADMIT, _name(value))
+        if "rule" in value:
+            return _put(asked, workload_of(parse_rule(value, asked.now), asked.now), previous, None)
+        if "references" in value:
+            return _put(asked, parse_measured(value, asked.now), previous, None)
         request = parse_admission(value)
         admission = admit(request, asked.core.keys.owner, asked.core.keys.certificate, asked.now)
         return _put(asked, admission.workload, previous, admission)
+
+
+def add_statement(asked: Asked, name: str, body: bytes) -> dict[str, Any]:
+    """Let an image in as a release of a workload, if its rule allows it. Refusals are logged.
+
+    Raises `KokonError` as `accept`, `DeniedError` (`workload-not-found`, `workload-without-rule`).
+    """
+    with _refusals(asked, body) as value:
+        asked.allow(Action.STATEMENT_ADD, name)
+        request = parse_admission(value)
+
+        def decision(catalogue: Catalogue) -> tuple[dict[str, Any], Work]:
+            workload = _ruled(catalogue, name)
+            keys = asked.core.keys
+            accepted = accept(decode_rule(workload.rule), request, keys.owner, keys.certificate, asked.now)
+            release = accepted.release.by(asked.by)
+            _check_unique(name, release.host_data, catalogue)
+            generated, changes = _belongings(asked, accepted)
+            changes.append(Put(RELEASE, release.name, encode_release(release)))
+            changes += _surplus(asked, release.name)
+            details = {
+                "workload": name,
+                "image": release.image,
+                "version": release.version,
+                "host_data": release.host_data.hex(),
+                "certified_by": list(release.certified_by),
+                "generated": generated,
+                "by": asked.by,
+            }
+            answer = {**release.summary(), "generated": generated}
+            return answer, Work(
+                asked.project, (Entry("release-added", details),), tuple(changes), (), catalogue.generation
+            )
+
+        return asked.core.decide(asked.project, decision)
+
+
+def _surplus(asked: Asked, name: str) -> list[Change]:
+    """Of a release only the last record counts."""
+    versions = asked.store.snapshot(asked.project).versions(RELEASE, name)
+    return [Delete(RELEASE, name, one.version) for one in versions]
+
+
+def delete_statement(asked: Asked, name: str, host_data: str) -> dict[str, Any]:
+    """Take a release back: its enclaves get nothing any more. Raises `DeniedError` (`release-not-found`)."""
+    asked.allow(Action.STATEMENT_ADD, name)
+    release = f"{name}/{host_data}"
+    if asked.store.snapshot(asked.project).get(RELEASE, release) is None:
+        raise DeniedError("release-not-found", "the workload has no such release", found=release[:128])
+    details = {"workload": name, "host_data": host_data}
+    asked.write("release-removed", details, (Delete(RELEASE, release),))
+    return {"workload": name, "host_data": host_data}
+
+
+@contextlib.contextmanager
+def _refusals(asked: Asked, body: bytes) -> Iterator[dict[str, Any]]:
+    """The JSON object of a request; whatever it is refused for is logged."""
+    value: Any = {}
+    try:
+        value = parse_json(body, limit=ADMISSION_LIMIT, what="admission request")
+        if not isinstance(value, dict):
+            raise MalformedError("field-type", "an admission request is an object", found=type(value).__name__)
+        yield value
     except KokonError as error:
-        details = {"code": error.code, "workload": name.encode("ascii", "replace").decode()}
+        details = {"code": error.code, "workload": _name(value).encode("ascii", "replace").decode()}
         asked.write("admission-denied", {**details, "message": str(error)[:1000]})
         raise
 
 
+def _name(value: Any) -> str:
+    name = value.get("name") if isinstance(value, dict) else None
+    return name[:64] if isinstance(name, str) else "?"
+
+
+def _ruled(catalogue: Catalogue, name: str) -> Workload:
+    workload = catalogue.workloads.get(name)
+    if workload is None:
+        raise not_found(name)
+    if not workload.rule:
+        raise DeniedError(
+            "workload-without-rule",
+            "this workload is what it was admitted as, and has no rule by which more could be let in",
+            found=name,
+            hint="the owner admits a rule with `kokon workload allow`",
+        )
+    return workload
+
+
 def _put(asked: Asked, workload: Workload, previous: str | None, admission: Admission | None) -> dict[str, Any]:
     """Keep an admitted workload, with what belongs to it."""
+    kek = admission.kek_path if admission else None
+    for path in workload.resources:
+        if path != kek:  # where layer keys are, is nobody's scope
+            asked.allow(Action.WORKLOAD_ADMIT, path)
 
     def decision(catalogue: Catalogue) -> tuple[dict[str, Any], Work]:
-        snapshot = asked.store.snapshot(asked.project)
-        meta = snapshot.get(WORKLOAD, workload.name)
+        meta = asked.store.snapshot(asked.project).get(WORKLOAD, workload.name)
         before = asked.store.read(asked.project, WORKLOAD, workload.name, meta.version) if meta else None
         check_previous(previous, digest_of(before))
         record = encode_workload(workload.following(digest_of(before), asked.by))
         changes: list[Change] = [Put(WORKLOAD, workload.name, record, previous=meta.version if meta else 0)]
         generated: list[str] = []
         if admission is not None:
-            _check_unique(workload, catalogue)
-            changes += _kek(asked, admission)
-            for path, kind in admission.generate:
-                if snapshot.get(SECRET, path) is None:
-                    generated.append(path)
-                    changes.append(Put(SECRET, path, encode_secret(_made(kind)), previous=0))
+            _check_unique(workload.name, workload.host_data, catalogue)
+            generated, more = _belongings(asked, admission)
+            changes += more
         old = decode_workload(before) if before else None
         details = _details(workload, old, generated) | {"sha256": digest_of(record), "by": asked.by}
         answer = {**workload.summary(), "digest": digest_of(record), "generated": generated, "replaced": _replaced(old)}
@@ -103,6 +188,18 @@ def _put(asked: Asked, workload: Workload, previous: str | None, admission: Admi
         return answer, Work(asked.project, (entry,), tuple(changes), (), catalogue.generation)
 
     return asked.core.decide(asked.project, decision)
+
+
+def _belongings(asked: Asked, admitted: Admission | Acceptance) -> tuple[list[str], list[Change]]:
+    """What is generated for an image, and the changes that keep that and its layer key."""
+    changes, snapshot = _kek(asked, admitted), asked.store.snapshot(asked.project)
+    generated = [path for path, _ in admitted.generate if snapshot.get(SECRET, path) is None]
+    changes += [
+        Put(SECRET, path, encode_secret(_made(kind)), previous=0)
+        for path, kind in admitted.generate
+        if path in generated
+    ]
+    return generated, changes
 
 
 def _replaced(old: Workload | None) -> str | None:
@@ -124,22 +221,22 @@ def _details(workload: Workload, old: Workload | None, generated: list[str]) -> 
     }
 
 
-def _check_unique(workload: Workload, catalogue: Catalogue) -> None:
-    for other in catalogue.workloads.values():
-        if other.name != workload.name and other.host_data == workload.host_data != b"":
-            raise UsageError("workload-duplicate", "another workload has this launch document", found=other.name)
+def _check_unique(name: str, host_data: bytes, catalogue: Catalogue) -> None:
+    other = catalogue.pinned.get(host_data)
+    if other is not None and other.name != name:
+        raise UsageError("workload-duplicate", "another workload has this launch document", found=other.name)
 
 
-def _kek(asked: Asked, admission: Admission) -> list[Change]:
+def _kek(asked: Asked, admitted: Admission | Acceptance) -> list[Change]:
     """What keeps the image's layer key, if it is not there."""
-    kept = asked.store.read(asked.project, SECRET, admission.kek_path)
+    kept = asked.store.read(asked.project, SECRET, admitted.kek_path)
     if kept is None:
-        return [Put(SECRET, admission.kek_path, encode_secret(Secret("given", admission.kek)), previous=0)]
-    if not hmac.compare_digest(decode_secret(kept).value, admission.kek):
+        return [Put(SECRET, admitted.kek_path, encode_secret(Secret("given", admitted.kek)), previous=0)]
+    if not hmac.compare_digest(decode_secret(kept).value, admitted.kek):
         raise UntrustedError(
             "kek-conflict",
             "another layer key is kept under this image's key id",
-            found=admission.kek_path,
+            found=admitted.kek_path,
             hint="an author reuses the key id of another image; have the image sealed again",
         )
     return []
@@ -155,7 +252,9 @@ def withdraw(asked: Asked, name: str) -> dict[str, Any]:
     asked.allow(Action.WORKLOAD_WITHDRAW, name)
     if asked.store.snapshot(asked.project).get(WORKLOAD, name) is None:
         raise not_found(name)
-    asked.write("workload-withdrawn", {"workload": name}, (Delete(WORKLOAD, name),))
+    releases = [one for one in asked.store.snapshot(asked.project).names(RELEASE) if one.startswith(f"{name}/")]
+    changes = [Delete(WORKLOAD, name), *(Delete(RELEASE, one) for one in releases)]
+    asked.write("workload-withdrawn", {"workload": name, "releases": len(releases)}, changes)
     return {"withdrawn": name}
 
 
@@ -168,9 +267,9 @@ def log_token(asked: Asked, name: str) -> dict[str, Any]:
     workload = asked.core.catalogue(asked.project).workloads.get(name)
     if workload is None:
         raise not_found(name)
-    if not workload.document:
+    if not workload.document and not workload.rule:
         raise DeniedError("log-not-kept", "guests of this workload keep no log for Kokon", found=name[:64])
-    path = resource_path(parse_document(workload.document.encode()).log_key)
+    path = log_path(name)
     record = asked.store.read(asked.project, SECRET, path)
     if record is None:
         raise DeniedError("resource-unknown", "there is no such resource", found=path)
@@ -181,13 +280,3 @@ def log_token(asked: Asked, name: str) -> dict[str, Any]:
 def not_found(name: str) -> DeniedError:
     """There is no such workload."""
     return DeniedError("workload-not-found", "there is no workload of this name", found=name[:64])
-
-
-def add_statement(asked: Asked, name: str, body: bytes) -> dict[str, Any]:
-    """TEMPORARY"""
-    raise not_found(name)
-
-
-def delete_statement(asked: Asked, name: str, host_data: str) -> dict[str, Any]:
-    """TEMPORARY"""
-    raise not_found(name)

@@ -12,8 +12,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from kokon.errors import KokonError, MalformedError
-from kokon.provisioning.custody.files import read_private, replace_private
+from kokon.errors import KokonError
+from kokon.provisioning.custody.files import read_private, replace_private, unusable
 from kokon.wire import Fields, parse_json, unhex
 
 if TYPE_CHECKING:
@@ -38,10 +38,14 @@ class Remembered:
 def read_memory(path: Path) -> Remembered:
     """What is remembered in `path`; nothing if there is no such file.
 
-    Raises `MalformedError` (`memory-malformed`, those of `kokon.wire`), and as `read_private`.
+    Raises `MalformedError` (those of `kokon.wire`), and as `read_private`.
     """
-    if not path.exists():
+    try:
+        path.lstat()
+    except FileNotFoundError:
         return Remembered()
+    except OSError as error:
+        raise unusable(path.name, error) from error
     fields = Fields(parse_json(read_private(path, LIMIT), limit=LIMIT, what=path.name), path.name)
     fields.integer("version", low=1, high=1)
     ring, logs = Fields(fields.table("ring"), "ring"), fields.table("logs")
@@ -88,14 +92,13 @@ class Memory:
             return
 
     def _write(self) -> None:
-        now = Remembered(dict(self._store.remember()), (self._store.ring.generation, self._store.ring.identity))
+        generation, identity = self._store.ring.generation, self._store.ring.identity
+        now = Remembered(dict(self._store.remember()), (generation, identity))
         if now == self._last:
             return
-        if now.ring is None:
-            raise MalformedError("memory-malformed", "there is no key ring to remember")
         members = {
             "version": 1,
-            "ring": {"generation": now.ring[0], "identity": now.ring[1]},
+            "ring": {"generation": generation, "identity": identity},
             "logs": {name: {"size": size, "root": root.hex()} for name, (size, root) in now.heads.items()},
         }
         replace_private(self._path, json.dumps(members, sort_keys=True).encode())

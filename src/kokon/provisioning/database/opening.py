@@ -33,7 +33,7 @@ def is_empty(connection: Connection, names: Sequence[str] = TABLES) -> bool:
 def load_ring(connection: Connection, context: Context, ring: RingLoader) -> None:
     """Have the context use the ring of the database. Raises as `RingLoader.load`."""
     found = ring.load(connection, empty=is_empty(connection, VOUCHED))
-    context.ring = SharedRing(found, lambda: ring.fetch(context.backend))
+    context.ring = SharedRing(found, lambda *known: ring.fetch(context.backend, *known))
 
 
 def begin(connection: Connection, context: Context) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, cast
 
 from sqlalchemy import select
 
-from kokon.errors import UsageError
+from kokon.errors import UntrustedError, UsageError
 from kokon.provisioning.database import sealing
 from kokon.provisioning.database.batch import Context
 from kokon.provisioning.database.cache import Cache
@@ -84,10 +84,9 @@ class Store:
         """The store at a SQLite file's path or a `postgresql://` URL, made if there is none, and verified.
 
         A `RingLoader` has the key ring read from the database, or made in an empty one. `sign` is not called before the
-        first log entry. Takes time that grows with the records (some 10 µs each), not
-        with the logs. Raises `UntrustedError` (`store-tampered`, `log-rolled-back`, `log-broken`), `HostError`
-        (`store-newer`, and those of `open_backend` and `failure`), `UsageError` (`store-location`), and as the ring is
-        read.
+        first log entry. Takes time that grows with the records (some 10 µs each), not with the logs. Raises
+        `UntrustedError` (`store-tampered`, `log-rolled-back`, `log-broken`), `HostError` (`store-newer`, and those of
+        `open_backend` and `failure`), `UsageError` (`store-location`), and as the ring is read.
         """
         backend = open_backend(location)
         with contextlib.ExitStack() as undo:
@@ -144,7 +143,11 @@ class Store:
                 return None
             row = self._cache.get(meta.digest) or self._fetch(Key(project, kind, name), meta)
             if row is not None:
-                return unseal(self._context.ring, row)
+                try:
+                    return unseal(self._context.ring, row)
+                except UntrustedError:  # it may be under a key that was retired meanwhile; there is a newer row then
+                    if last:
+                        raise
             if not last:
                 self._writer.refresh(project).result()
         raise tampered(f"a {kind} record is not the one that was written", f"{name} version {version or 'newest'}")
@@ -256,7 +259,7 @@ class Store:
         shared, loader = self.ring, self._context.loader
         if loader is None:
             raise UsageError("ring-given", "the key ring of this store is not kept in its database")
-        changed = change(self.backend, loader.master, alter)
+        changed = change(self.backend, loader.master, alter, (shared.generation, shared.identity))
         shared.use(changed)
         return changed
 

@@ -22,7 +22,12 @@ from kokon.provisioning.web.redact import redact_members, redact_text
 if TYPE_CHECKING:
     from types import TracebackType
 
-_QUIET = {"uvicorn.access": logging.CRITICAL, "asyncio": logging.WARNING}
+_QUIET = {
+    "uvicorn.access": logging.CRITICAL,
+    "uvicorn.error": logging.WARNING,
+    "alembic": logging.WARNING,
+    "asyncio": logging.WARNING,
+}
 _Event = MutableMapping[str, Any]
 
 

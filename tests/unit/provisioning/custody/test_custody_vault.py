@@ -45,15 +45,6 @@ def test_made_once_and_opened_again(tmp_path: Path, holder: Holder) -> None:
         vault.create(state, ENCLAVE)
 
 
-def test_the_key_of_an_older_server_opens(tmp_path: Path) -> None:
-    """`kokon.provisioning.keys` has written `master.key` so far."""
-    from kokon.provisioning.keys import open_keys
-
-    keys = open_keys(tmp_path, datetime(2026, 11, 27, tzinfo=UTC))
-    assert vault.held_by(tmp_path) == "file"
-    assert vault.open_master(tmp_path, CLEAR).key == keys.master
-
-
 def test_nothing_there(tmp_path: Path) -> None:
     assert vault.held_by(tmp_path) is None
     for state in (tmp_path, tmp_path / "absent"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,6 +26,16 @@ def postgres() -> Iterator[Postgres]:
         pytest.skip(f"PostgreSQL is not installed in {BINARIES}: run scripts/setup")
     with running_postgres() as server:
         yield server
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In memory where there is such a place: a busy disk's fsync takes longer than all else, and no test pulls the plug."""
+    place = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(
+        prefix="kokon-database-", dir=place if os.access(place, os.W_OK) else None
+    ) as path:
+        yield Path(path)
 
 
 @pytest.fixture(scope="session")

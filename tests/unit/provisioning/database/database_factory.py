@@ -23,10 +23,12 @@ import psycopg
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kokon.errors import UntrustedError
+from kokon.provisioning.custody.master import MasterKey
 from kokon.provisioning.database import Entry, Put, Store, Work
 from kokon.provisioning.database.batch import Context
 from kokon.provisioning.database.engines import Backend, open_backend
 from kokon.provisioning.database.opening import begin, load_all
+from kokon.provisioning.database.rings import RingLoader
 from kokon.provisioning.database.schema import TABLES
 
 BINARIES = Path("/usr/lib/postgresql/15/bin")
@@ -153,6 +155,11 @@ class Lab:
 
     def open(self, **options: Any) -> Store:
         return Store.open(self.location, self.ring, **{"sign": sign, "clock": self.clock, **options})
+
+    def open_with(self, master: MasterKey, known: tuple[int, str] | None = None, **options: Any) -> Store:
+        """With the key ring that the database has."""
+        loader = RingLoader(master, known)
+        return Store.open(self.location, loader, **{"sign": sign, "clock": self.clock, **options})
 
     def check(self) -> None:
         """What `open` does to verify, without the rest of it, which takes much longer."""

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from provisioning_factory import MEASUREMENT, POLICY, Author, attestation, launch
+from provisioning_factory import MEASUREMENT, POLICY, Author, attestation, launch, runtime_digest
 
 from kokon.appraisal.policy import Policy
 from kokon.image.dsse import certify_envelope, envelope_from
@@ -121,8 +121,6 @@ class Guest:
 
 
 def _report_data(message: Mapping[str, Any], nonce: str) -> bytes:
-    from provisioning_factory import runtime_digest
-
     return runtime_digest(message["runtime-data"]["tee-pubkey"], nonce, "") + bytes(16)
 
 

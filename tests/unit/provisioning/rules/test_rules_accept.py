@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 from datetime import timedelta
@@ -132,8 +133,6 @@ def test_certifiers(signed: tuple[ec.EllipticCurvePrivateKey, ...], needed: int 
 def again(made: dict[str, Any], key: ec.EllipticCurvePrivateKey, payload: bytes | None = None) -> dict[str, Any]:
     """The request with one more signature by `key` in the envelope, also if it has signed already."""
     envelope = made["statement"]
-    import base64
-
     signed = sign_envelope(payload or base64.b64decode(envelope["payload"]), key).as_dict()
     return {**made, "statement": {**envelope, "signatures": [*envelope["signatures"], *signed["signatures"]]}}
 

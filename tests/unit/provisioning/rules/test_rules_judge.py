@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from provisioning_factory import DEBUG, MEASUREMENT, POLICY
+from cryptography.hazmat.primitives.asymmetric import ec
+from provisioning_factory import DEBUG, MEASUREMENT, POLICY, launch, runtime_digest
 from rules_kit import (
+    CERTIFICATE,
     END,
     KEK_PATH,
     LOG,
     NOW,
     ONE,
+    OWNER,
     SECRET,
     STRANGER,
     TWO,
@@ -29,15 +34,24 @@ from rules_kit import (
 )
 
 from kokon.appraisal.policy import Policy
+from kokon.appraisal.result import AttestationResult
 from kokon.errors import DeniedError, StaleError
 from kokon.image.statement import ReferenceEntry
-from kokon.provisioning.admission import parse_admission
+from kokon.jose.jwe import public_jwk
+from kokon.provisioning.admission import admit, parse_admission
+from kokon.provisioning.kbs.messages import new_nonce, parse_attestation
+from kokon.provisioning.kbs.session import Session
 from kokon.provisioning.measured import parse_measured
-from kokon.provisioning.release import Verdict, check_release, refusal
+from kokon.provisioning.release import Attempt, Verdict, check_release, judge, refusal
+from kokon.provisioning.restrictions import check_restrictions
 from kokon.provisioning.rules.compose import assemble, compose, workload_of
 from kokon.provisioning.rules.record import Release
 from kokon.provisioning.workload import Workload, decode_workload, encode_workload
+from kokon.tee.endorsements import Endorsements
+from kokon.tee.registry import verify
 from kokon.tee.simulated.processor import Processor
+from kokon.tee.snp.envelope import to_envelope
+from kokon.testing.vendor import FakeVendor
 
 NEWER = bytes(reversed(MEASUREMENT))
 
@@ -45,6 +59,11 @@ NEWER = bytes(reversed(MEASUREMENT))
 def granted(verdict: Verdict) -> Workload:
     assert verdict.granted is not None, codes(verdict)
     return verdict.granted[0]
+
+
+def granted_result(verdict: Verdict) -> AttestationResult:
+    assert verdict.granted is not None, codes(verdict)
+    return verdict.granted[1]
 
 
 def release(version: str, measurement: bytes = MEASUREMENT, *certifiers: Any, port: int = 8080) -> Release:
@@ -117,8 +136,6 @@ def test_tees_and_references(guest: Guest) -> None:
 
 
 def chip_of(processor: Processor) -> bytes:
-    from provisioning_factory import launch
-
     report = launch(processor, b"x").evidence(bytes(64)).report
     return report[0x1A0:0x1E0]  # CHIP_ID (SNP ABI, ATTESTATION_REPORT)
 
@@ -234,10 +251,6 @@ def test_certified_releases_keep_their_certifiers(guest: Guest) -> None:
 
 
 def exact(**changes: Any) -> Workload:
-    from rules_kit import CERTIFICATE, OWNER
-
-    from kokon.provisioning.admission import admit
-
     return admit(parse_admission(request(**changes)), OWNER, CERTIFICATE, NOW).workload
 
 
@@ -270,3 +283,39 @@ def test_guests_known_by_measurement_may_be_pinned_too(guest: Guest, other_guest
     assert codes(verdict) == ["workload-unknown", "chip-not-allowed"]
     assert codes(guest.ask(OLD.document, [measured("ape", tees=["snp"])])) == ["workload-unknown", "tee-not-allowed"]
     assert decode_workload(encode_workload(known[1])) == known[1]
+
+
+@pytest.mark.parametrize("masked", [b"", bytes(64)])
+def test_a_masked_chip_is_none_of_those_named(guest: Guest, masked: bytes) -> None:
+    result = granted_result(guest.ask(OLD.document, [workload(rule(), OLD)]))
+    pinned = measured("ape", chips=[result.claims.chip_id.hex()])
+    hidden = replace(result.claims, chip_id=masked)
+    assert [check.outcome for check in check_restrictions(pinned, result.claims)] == ["passed"]
+    assert [check.code for check in check_restrictions(pinned, hidden)] == ["chip-not-allowed"]
+    assert check_restrictions(measured("ape"), hidden) == ()
+
+
+def test_nobody_is_asked_about_the_chip_of_a_withdrawn_release() -> None:
+    """Genuine hardware whose certificate is not there: only for a release that is let in is a vendor asked."""
+    vendor, key = FakeVendor(NOW), ec.generate_private_key(ec.SECP256R1())
+    session = Session("default", "0.4.0", "snp", new_nonce(secrets.token_bytes), NOW + timedelta(minutes=5))
+    report_data = runtime_digest(public_jwk(key), session.nonce, "") + bytes(16)
+    evidence = vendor.snp(
+        certificates="none", report_data=report_data, host_data=OLD.host_data, measurement=MEASUREMENT
+    )
+    message = {
+        "init-data": {"format": "toml", "body": OLD.document},
+        "runtime-data": {"nonce": session.nonce, "tee-pubkey": public_jwk(key)},
+        "tee-evidence": {"primary_evidence": to_envelope(evidence), "additional_evidence": ""},
+    }
+    attempt = Attempt(parse_attestation(json.dumps(message).encode(), "0.4.0"), session, evidence)
+    claims = verify(evidence, Endorsements(), NOW)
+
+    def wanted(clinic: Workload) -> bool:
+        release = clinic.releases[0]
+        verdict = judge(attempt, claims, {release.host_data: release}.get, {"clinic": clinic}, Policy(), NOW)
+        assert (verdict.workload, verdict.granted) == (release, None)
+        return bool(verdict.wanted)
+
+    assert wanted(workload(rule(), OLD))
+    assert not wanted(workload(rule(minimum_version="2"), OLD))

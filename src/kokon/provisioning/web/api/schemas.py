@@ -183,7 +183,7 @@ _WORKLOADS: Final[Mapping[str, _Schema]] = {
         "description": "The workload, which secrets were made for it, and what it replaced.",
     },
     "WorkloadVersion": {
-        "allOf": [ref("Workload"), ref("WorkloadDigest"), opened({"version": number(1), "created": TIME})]
+        "allOf": [ref("Workload"), ref("WorkloadDigest"), opened({"record": number(1), "created": TIME})]
     },
     "StatementRequest": opened({"launch_document": TEXT, "statement": {"type": "object"}}, title="an image"),
     "StatementAdded": opened({"workload": TEXT, "host_data": HEX}),
