@@ -12,17 +12,31 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.load.scenarios import Finding, Note, crowd, database_killed, replica_killed
+from bench.load.scenarios import Finding, Note, Stage, crowd, database_killed, replica_killed, stage
 from bench.load.seen import BrokenPromise
 from kokon.errors import KokonError
 
 Scenario = Callable[[Path, bool, Note], list[Finding]]
+HANDSHAKES = int(os.environ.get("LOAD_HANDSHAKES", "100000"))
+"""How many the long form of the crowd does."""
+
+
+def _staged(run: Callable[[Stage, bool, Note], list[Finding]]) -> Scenario:
+    """A scenario that needs 3 replicas on PostgreSQL."""
+
+    def scenario(area: Path, quick: bool, note: Note) -> list[Finding]:
+        with stage(area, 3) as on:
+            return run(on, quick, note)
+
+    return scenario
+
+
 SCENARIOS: Mapping[str, Scenario] = {
-    "crowd": lambda area, quick, note: crowd(
-        area, 60 if quick else 500, 2000 if quick else 100_000, note, allowed=12.0
+    "crowd": _staged(
+        lambda on, quick, note: crowd(on, 60 if quick else 500, 1500 if quick else HANDSHAKES, note, allowed=12.0)
     ),
-    "replica-killed": lambda area, quick, note: replica_killed(area, 20, 8.0 if quick else 60.0, note),
-    "database-killed": lambda area, quick, note: database_killed(area, 20, 8.0 if quick else 60.0, note),
+    "replica-killed": _staged(lambda on, quick, note: replica_killed(on, 20, 4.0 if quick else 60.0, note)),
+    "database-killed": _staged(lambda on, quick, note: database_killed(on, 20, 4.0 if quick else 60.0, note)),
 }
 
 

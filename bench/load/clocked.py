@@ -31,7 +31,7 @@ def main() -> None:
     """Run the command."""
     serve.datetime = _Clock  # type: ignore[attr-defined]
     sys.argv[1:2] = []
-    from kokon.__main__ import main as run
+    from kokon.cli.main import main as run
 
     sys.exit(run())
 

@@ -70,12 +70,12 @@ class Postgres:
 
     def start(self) -> None:
         """Start it, and wait until it answers. Raises `HostError` (`bench-server`)."""
-        words = ["-D", self.home / "data", "-k", self.home, "-c", "listen_addresses="]
+        words: list[str | Path] = ["-D", self.home / "data", "-k", self.home, "-c", "listen_addresses="]
         words += [word for option in self._options for word in ("-c", option)]
         deadline = time.monotonic() + _START
         while time.monotonic() < deadline:
             with (self.home / "log").open("ab") as log:
-                command = [self._binaries / "postgres", *words]
+                command: list[str | Path] = [self._binaries / "postgres", *words]
                 self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **self._who)
             if self._answers(deadline):
                 return

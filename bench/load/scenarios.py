@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,15 +34,32 @@ class Finding:
     seen: str
 
 
-def prepare(servers: Fleet, seen: Seen) -> None:
-    """The workload of the crowds, its secret, and one that it may not have; all replicas know of them then."""
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Replicas on one PostgreSQL, with a workload for crowds, and one that may be activated a few times only."""
+
+    database: Postgres
+    servers: Fleet
+
+
+@contextlib.contextmanager
+def stage(area: Path, replicas: int) -> Iterator[Stage]:
+    """So many replicas that all know what there is."""
+    with Postgres() as database, fleet(area, replicas, database.url) as servers:
+        prepare(servers)
+        yield Stage(database, servers)
+
+
+def prepare(servers: Fleet) -> None:
+    """The workloads, the secret of the crowds, and one that they may not have; all replicas know of them then."""
     with servers.admin() as admin:
-        acknowledged(seen, PATH, admin, VALUE)
-        acknowledged(seen, FORBIDDEN, admin, b"nobody's")
+        admin.put(PATH, VALUE)
+        admin.put(FORBIDDEN, b"nobody's")
         admin.admit(workload("load", [PATH]))
+        admin.admit(workload(LIMITED, [PATH], STRANGE, max_activations=ACTIVATIONS))
     for replica in servers.replicas:
         with servers.admin(replica) as admin:
-            wait_until(lambda admin=admin: [one["name"] for one in admin.workloads()] == ["load"], 10)  # type: ignore[misc]
+            wait_until(lambda admin=admin: len(admin.workloads()) == 2, 10)  # type: ignore[misc]
 
 
 def wait_until(holds: Callable[[], bool], seconds: float) -> float:
@@ -62,112 +79,111 @@ def answers(servers: Fleet, replica: Replica) -> bool:
         return admin.put("load/probe/now", b"probe") > 0
 
 
-def crowd(area: Path, guests: int, handshakes: int, note: Note, *, allowed: float) -> list[Finding]:
-    """`guests` at once on 3 replicas and one PostgreSQL, then `handshakes` in all; no replica may grow by more than
-    `allowed` MiB over the last four fifths of them."""
-    seen = Seen()
-    with Postgres() as database, fleet(area, 3, database.url) as servers:
-        prepare(servers, seen)
+def _until_all_write(servers: Fleet, replicas: list[Replica], seconds: float) -> list[float]:
+    """Wait until each writes; how long that took."""
+    return [wait_until(lambda one=one: answers(servers, one), seconds) for one in replicas]  # type: ignore[misc]
 
-        async def run() -> tuple[Seen, list[float]]:
-            first = Crowd(servers, seen, guests)
-            if await first.once() != guests:
-                raise BrokenPromise("not every guest of the crowd got its secret")
-            times, seen.seconds = seen.seconds, []
-            samples = await watched(first, handshakes, 25, note)
-            first.close()
-            return seen, [*times, -growth(samples)]
 
-        _, times = asyncio.run(run())
-        grown, times = -times[-1], sorted(times[:-1])
-        many = seen.quantile(0.99)
-        audited = audit(servers, seen)
-        check_statuses(seen, {200, *LATER})
-        if grown > allowed:
-            raise BrokenPromise(f"a replica grew by {grown:.1f} MiB, more than {allowed:.0f}")
-        memory = ", ".join(f"{one.memory() / (1 << 20):.0f}" for one in servers.replicas)
-    once = times[min(len(times) - 1, int(0.99 * len(times)))]
+def crowd(on: Stage, guests: int, handshakes: int, note: Note, *, allowed: float) -> list[Finding]:
+    """`guests` at once, then `handshakes` in all; no replica may grow by more than `allowed` MiB over the last four
+    fifths of them."""
+    seen, servers = Seen(), on.servers
+
+    async def run() -> tuple[list[float], float]:
+        first = Crowd(servers, seen, guests)
+        if await first.once() != guests:
+            raise BrokenPromise("not every guest of the crowd got its secret")
+        times, seen.seconds = sorted(seen.seconds), []
+        samples = await watched(first, handshakes, 25, note)
+        first.close()
+        return times, growth(samples)
+
+    times, grown = asyncio.run(run())
+    audited = audit(servers, seen)
+    check_statuses(seen, {200, *LATER})
+    if grown > allowed:
+        raise BrokenPromise(f"a replica grew by {grown:.1f} MiB, more than {allowed:.0f}")
+    memory = ", ".join(f"{one.memory() / (1 << 20):.0f}" for one in servers.replicas)
+    replicas = len(servers.replicas)
     return [
         Finding(
-            f"{guests} guests handshaking at once, 3 replicas, one PostgreSQL",
-            f"all got their secret; statuses {shown(seen.statuses)}; median {times[len(times) // 2]:.2f} s, p99"
-            f" {once:.2f} s, most {times[-1]:.2f} s for the whole handshake with its TLS, clients on the same cores",
+            f"{guests} guests handshaking at once, {replicas} replicas, one PostgreSQL",
+            f"all got their secret; median {times[len(times) // 2]:.2f} s, p99 {times[int(0.99 * len(times))]:.2f} s,"
+            f" most {times[-1]:.2f} s for the whole handshake with its TLS, clients on the same cores",
         ),
         Finding(
             f"{handshakes} handshakes of {guests} guests that come again at once",
-            f"p99 {many:.2f} s; no replica grew by more than {grown:.1f} MiB after the first fifth ({memory} MiB at the"
-            f" end); {audited.size} log entries verified",
+            f"statuses {shown(seen.statuses)}; p99 {seen.quantile(0.99):.2f} s; no replica grew by more than"
+            f" {grown:.1f} MiB after the first fifth ({memory} MiB at the end); {audited.size} log entries verified",
         ),
     ]
 
 
-def replica_killed(area: Path, guests: int, seconds: float, note: Note) -> list[Finding]:
-    """kill -9 of one of 3 replicas under load, which comes back; and of two at once, so that one is left."""
-    seen, gaps = Seen(), []
-    with Postgres() as database, fleet(area, 3, database.url) as servers:
-        prepare(servers, seen)
-        with servers.admin() as admin:
-            admin.admit(workload(LIMITED, [PATH], STRANGE, max_activations=ACTIVATIONS))
-        victim, other = servers.replicas[1:]
+def replica_killed(on: Stage, guests: int, seconds: float, note: Note) -> list[Finding]:
+    """kill -9 of one of 3 replicas under load, then of another so that one is left; both come back."""
+    seen, servers = Seen(), on.servers
+    victim, other = servers.replicas[1:]
+    counted: list[int] = []
+    starts: list[float] = []
 
-        def scene() -> None:
-            time.sleep(seconds / 4)
-            victim.kill()
-            note("a replica was killed")
-            time.sleep(seconds / 4)
-            other.kill()
-            note("another was killed: one is left")
-            time.sleep(seconds / 4)
-            gaps.append(victim.start())
-            gaps.append(other.start())
-            for one in (victim, other):
-                wait_until(lambda one=one: answers(servers, one), 20)  # type: ignore[misc]
-            time.sleep(seconds / 4)
+    def scene() -> None:
+        time.sleep(seconds / 4)
+        victim.kill()
+        note("a replica was killed")
+        counted.append(len(seen.seconds))
+        time.sleep(seconds / 4)
+        other.kill()
+        note("another was killed: one is left")
+        counted.append(len(seen.seconds))
+        time.sleep(seconds / 4)
+        counted.append(len(seen.seconds))
+        starts.extend(one.start() for one in (victim, other))
+        _until_all_write(servers, [victim, other], 30)
+        time.sleep(seconds / 4)
 
-        done, silence = asyncio.run(_under(servers, seen, guests, scene))
-        audited = audit(servers, seen, {LIMITED: ACTIVATIONS})
-        check_statuses(seen, {200, 401, *LATER})
-        check_limit(seen, audited)
+    done, silence = asyncio.run(_under(servers, seen, guests, scene))
+    two, one = counted[1] - counted[0], counted[2] - counted[1]
+    audited = audit(servers, seen, {LIMITED: ACTIVATIONS})
+    check_statuses(seen, {200, 401, *LATER})
+    check_limit(seen, audited)
+    if not two or not one:
+        raise BrokenPromise(f"while replicas were gone the others did {two} and {one} handshakes")
     return [
         Finding(
             "kill -9 of one of 3 replicas under load, then of a second, then both started again",
-            f"{done} handshakes, none failed for good; longest time without one {silence:.2f} s; {seen.lost} connections"
-            f" lost; started again in {max(gaps):.1f} s; a workload with {ACTIVATIONS} activations got as many;"
-            f" {audited.size} log entries verified",
+            f"{two} handshakes with two left, {one} with one left, {done} in all, none failed for good; longest time"
+            f" without one {silence:.2f} s; {seen.lost} connections lost; started again in {max(starts):.1f} s; a"
+            f" workload with {ACTIVATIONS} activations got as many; {audited.size} log entries verified",
         )
     ]
 
 
-def database_killed(area: Path, guests: int, seconds: float, note: Note) -> list[Finding]:
+def database_killed(on: Stage, guests: int, seconds: float, note: Note) -> list[Finding]:
     """kill -9 of PostgreSQL under load, twice; it is started again as its service manager would."""
-    seen, waits = Seen(), []
-    with Postgres() as database, fleet(area, 2, database.url) as servers:
-        prepare(servers, seen)
-        with servers.admin() as admin:
-            admin.admit(workload(LIMITED, [PATH], STRANGE, max_activations=ACTIVATIONS))
+    seen, servers = Seen(), on.servers
+    waits: list[float] = []
 
-        def scene() -> None:
-            for _ in range(2):
-                time.sleep(seconds / 4)
-                database.kill()
-                note("PostgreSQL was killed")
-                time.sleep(seconds / 8)
-                database.start()
-                for one in servers.replicas:
-                    waits.append(wait_until(lambda one=one: answers(servers, one), 30))  # type: ignore[misc]
-                note("both replicas write again")
+    def scene() -> None:
+        for _ in range(2):
             time.sleep(seconds / 4)
+            on.database.kill()
+            note("PostgreSQL was killed")
+            time.sleep(seconds / 8)
+            on.database.start()
+            waits.extend(_until_all_write(servers, servers.replicas, 30))
+            note("all replicas write again")
+        time.sleep(seconds / 4)
 
-        done, silence = asyncio.run(_under(servers, seen, guests, scene))
-        audited = audit(servers, seen, {LIMITED: ACTIVATIONS})
-        check_statuses(seen, {200, 401, *LATER})
-        check_limit(seen, audited)
+    done, silence = asyncio.run(_under(servers, seen, guests, scene))
+    audited = audit(servers, seen, {LIMITED: ACTIVATIONS})
+    check_statuses(seen, {200, 401, *LATER})
+    check_limit(seen, audited)
     return [
         Finding(
-            f"kill -9 of PostgreSQL under load, twice, {seconds / 8:.0f} s each",
-            f"{done} handshakes, none failed for good; statuses {shown(seen.statuses)}; both replicas wrote again"
-            f" {max(waits):.2f} s after PostgreSQL did, by themselves; longest time without a handshake {silence:.1f} s;"
-            f" {audited.size} log entries verified",
+            f"kill -9 of PostgreSQL under load, twice, away for {seconds / 8:.0f} s and its recovery each time",
+            f"{done} handshakes, none failed for good; statuses {shown(seen.statuses)}; replicas wrote again"
+            f" {max(waits):.2f} s after PostgreSQL did, by themselves; longest time without a handshake"
+            f" {silence:.1f} s; {audited.size} log entries verified",
         )
     ]
 
@@ -217,7 +233,7 @@ async def _strangers(servers: Fleet, seen: Seen, ended: Callable[[], bool]) -> N
         guest = GuestClient(seen, servers.context, ports, servers.stranger, source(1_000_000 + number))
         try:
             await _try(guest)
-        except (OSError, EOFError, asyncio.TimeoutError):
+        except (TimeoutError, OSError, EOFError):
             seen.lost += 1
         guest.close()
         await asyncio.sleep(0.1)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from kokon.appraisal.policy_file import parse_policy
 from kokon.provisioning.history import decode_text
+from kokon.provisioning.rego.judge import RegoPolicies
+from kokon.provisioning.rego.reference import decode_value
 from kokon.provisioning.rules.compose import assemble
 from kokon.provisioning.rules.record import Release, decode_release
 from kokon.provisioning.workload import Workload, decode_workload
@@ -36,14 +38,18 @@ _LOOKS = 4
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """A project at one `generation` of its records: `workloads` by name, `pinned` by the digest of the launch document
-    that they have, `policy` for every platform, `epochs` at which version of its record each workload began."""
+    """A project at one `generation` of its records.
+
+    `workloads` by name, `pinned` by the digest of the launch document that they have, `policy` for every platform,
+    `rego` for guests of no workload, `epochs` at which version of its record each workload began.
+    """
 
     project: str
     generation: int
     workloads: Mapping[str, Workload]
     pinned: Mapping[bytes, Workload]
     policy: Policy
+    rego: RegoPolicies
     epochs: Mapping[str, int] = field(default_factory=dict)
 
     def activations(self, workload: Workload) -> str:
@@ -84,10 +90,19 @@ class Catalogues:
             workloads = self._records(snapshot, WORKLOAD, decode_workload)
             releases = self._records(snapshot, RELEASE, decode_release)
             policies = self._records(snapshot, PLATFORM_POLICY, read_platform_policy)
-            if workloads is not None and releases is not None and policies is not None:
+            rego = self._rego(snapshot)
+            if workloads is not None and releases is not None and policies is not None and rego is not None:
                 whole = {name: _whole(one, releases) for name, one in workloads.items()}
-                return _catalogue(snapshot, whole, policies.get("default", rules))
-        return _catalogue(snapshot, {}, rules)
+                return _catalogue(snapshot, whole, policies.get("default", rules), rego)
+        return _catalogue(snapshot, {}, rules, RegoPolicies())
+
+    def _rego(self, snapshot: Snapshot) -> RegoPolicies | None:
+        attestation = self._records(snapshot, ATTESTATION_POLICY, read_text)
+        resource = self._records(snapshot, RESOURCE_POLICY, read_text)
+        references = self._records(snapshot, REFERENCE, decode_value)
+        if attestation is None or resource is None or references is None:
+            return None
+        return RegoPolicies(attestation, resource, references)
 
     def _records(self, snapshot: Snapshot, kind: str, decode: Callable[[bytes], Any]) -> dict[str, Any] | None:
         """The newest version of each record, decoded; None if one is gone."""
@@ -111,12 +126,17 @@ def read_platform_policy(record: bytes) -> Policy:
     return parse_policy(decode_text(record).text.encode())
 
 
+def read_text(record: bytes) -> str:
+    """The text in a record of a Rego policy. Raises as `decode_text`."""
+    return decode_text(record).text
+
+
 def _whole(workload: Workload, releases: Mapping[str, Release]) -> Workload:
     """The workload; one that has a rule with the releases that were let in by it."""
     return assemble(workload, releases.values()) if workload.rule else workload
 
 
-def _catalogue(snapshot: Snapshot, workloads: Mapping[str, Workload], policy: Policy) -> Catalogue:
+def _catalogue(snapshot: Snapshot, workloads: Mapping[str, Workload], policy: Policy, rego: RegoPolicies) -> Catalogue:
     every = [one for workload in workloads.values() for one in (workload, *workload.releases)]
     pinned = {one.host_data: one for one in every if one.host_data}
     epochs = {name: snapshot.versions(WORKLOAD, name)[0].version for name in workloads}
@@ -126,5 +146,6 @@ def _catalogue(snapshot: Snapshot, workloads: Mapping[str, Workload], policy: Po
         MappingProxyType(dict(workloads)),
         MappingProxyType(pinned),
         policy,
+        rego,
         MappingProxyType(epochs),
     )

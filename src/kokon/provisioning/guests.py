@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +16,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kokon.appraisal.appraise import appraise
+from kokon.appraisal.lacking import check_missing, worth_fetching
 from kokon.errors import DeniedError, KokonError
 from kokon.jose.jwe import encrypt_to, from_jwk, thumbprint
 from kokon.provisioning.aside import Aside
-from kokon.provisioning.bearer import Bearer, Granted, Holder
+from kokon.provisioning.bearer import Bearer, Granted, Holder, claims_of
 from kokon.provisioning.catalogue import SECRET
 from kokon.provisioning.core import ATTEMPTS, Core, Refusal, busy
 from kokon.provisioning.database.values import Count, Entry, StaleDecision, Work
@@ -29,20 +32,23 @@ from kokon.provisioning.kbs.messages import (
     new_nonce,
     parse_attestation,
     parse_request,
+    runtime_data,
 )
 from kokon.provisioning.kbs.paths import check_path
 from kokon.provisioning.kbs.session import Session, new_session
+from kokon.provisioning.rego.judge import allow_resource, appraise_by_policy
 from kokon.provisioning.release import Attempt, Verdict, check_release, judge
 from kokon.provisioning.secret.derive import derive
 from kokon.provisioning.secret.value import Secret, decode_secret
 from kokon.provisioning.secret.versions import choose
+from kokon.provisioning.workload import Workload
+from kokon.tee.evidence import failed
 from kokon.tee.registry import verify
 from kokon.wire import Fields, parse_json
 
 if TYPE_CHECKING:
     from kokon.appraisal.result import AttestationResult
     from kokon.provisioning.catalogue import Catalogue
-    from kokon.provisioning.workload import Workload
     from kokon.tee.evidence import Claims
 
 THREADS = 4
@@ -116,7 +122,8 @@ class Guests:
             attempt, claims = self._read(project, cookie, body, now)
             return attempt, claims, self._judge(attempt, claims, now)
 
-        return work() if len(body) <= SHORT else await self._in_thread(work)
+        waits = self._core.catalogue(project).rego.chosen is not None
+        return await self._in_thread(work) if waits or len(body) > SHORT else work()
 
     def _read(self, project: str, cookie: str | None, body: bytes, now: datetime) -> tuple[Attempt, Claims]:
         """What an attestation consists of, and what its evidence says. Raises `DeniedError` (`session-unknown`,
@@ -142,7 +149,39 @@ class Guests:
     def _judge(self, attempt: Attempt, claims: Claims, now: datetime) -> _Judged:
         catalogue = self._core.catalogue(attempt.session.project)
         verdict = judge(attempt, claims, catalogue.pinned.get, catalogue.workloads, catalogue.policy, now)
+        if verdict.workload is None and verdict.granted is None and catalogue.rego.chosen is not None:
+            verdict = self._judge_by_policy(catalogue, attempt, claims, verdict, now)
         return _Judged(verdict, catalogue)
+
+    def _judge_by_policy(
+        self, catalogue: Catalogue, attempt: Attempt, claims: Claims, verdict: Verdict, now: datetime
+    ) -> Verdict:
+        """The verdict about evidence of no workload, in a project that has an attestation policy in Rego."""
+        if not verdict.genuine:
+            return verdict
+        base = appraise(claims, (), catalogue.policy, now)
+        sent, nonce = attempt.attestation, attempt.session.nonce
+        result = appraise_by_policy(
+            self._core.rego,
+            catalogue.rego,
+            attempt.evidence,
+            base,
+            runtime_data(sent, nonce),
+            sent.init_data,
+            tenant=catalogue.project,
+            now=now,
+        )
+        checks = [*attempt.devices, *result.verified, *check_missing(result), *result.appraised]
+        if result.status != "affirming":
+            checks.append(failed("appraisal", "not-affirming", expected="affirming", found=result.status))
+        good = result.ok and all(check.outcome != "failed" for check in checks)
+        nobody = Workload(name="", not_after=now, resources=(), admitted=now)
+        return replace(
+            verdict,
+            checks=tuple(checks),
+            granted=(nobody, result) if good else None,
+            wanted=worth_fetching(claims),
+        )
 
     async def _conclude(self, attempt: Attempt, claims: Claims, judged: _Judged, now: datetime) -> Granted:
         """Write what the verdict comes to; on other records than it was made on, make it anew."""
@@ -178,7 +217,8 @@ class Guests:
         """The token, once it is written that it was granted. Raises `StaleDecision`, `Refusal`."""
         core, session = self._core, attempt.session
         workload, result = granted
-        holder = Holder(workload.name, workload.host_data.hex(), workload.terms())
+        terms = workload.terms() if workload.name else catalogue.rego.terms()
+        holder = Holder(workload.name, workload.host_data.hex(), terms)
         token, identity = core.tokens.make(holder, result, attempt, now)
         entry = Entry("attestation-granted", {**details, "token": identity})
         counts: tuple[Count, ...] = ()
@@ -204,11 +244,11 @@ class Guests:
         for _ in range(ATTEMPTS):
             catalogue = core.catalogue(project)
             try:
-                holder = self._holder(project, cookie, bearer, now)
+                token = self._token(project, cookie, bearer, now)
+                holder = core.tokens.read(token, project, now)
                 details |= {"workload": holder.workload, "tee_key": thumbprint(dict(holder.jwk))}
                 details |= {"token": holder.identity}
-                workload = catalogue.workloads.get(holder.workload)
-                check_release(workload, holder.terms, check_path(path), now)
+                await self._check_release(catalogue, holder, token, check_path(path), version, now)
                 value, kept = self._secret(catalogue, holder, path, version, now)
                 message = encrypt_to(from_jwk(dict(holder.jwk)), value, algorithm=holder.jwk["alg"])
             except KokonError as error:
@@ -222,6 +262,26 @@ class Guests:
                 continue
             return message
         raise busy()
+
+    async def _check_release(
+        self, catalogue: Catalogue, holder: Bearer, token: str, path: str, version: int | None, now: datetime
+    ) -> None:
+        """Nothing, if the enclave may have `path`: by its workload, or by the project's own policies if it is of none;
+        resource policies in Rego must let everybody. Raises `DeniedError`, `StaleError`, `HostError`."""
+        if holder.workload:
+            check_release(catalogue.workloads.get(holder.workload), holder.terms, path, now)
+        elif not hmac.compare_digest(holder.terms.encode(), catalogue.rego.terms().encode()):
+            raise DeniedError(
+                "workload-withdrawn",
+                "the project's policies or reference values were changed since this enclave attested",
+                hint="attest again",
+            )
+        if catalogue.rego.resource or not holder.workload:
+            query = {} if version is None else {"version": str(version)}
+            claims, segments, tenant = claims_of(token), path.split("/"), catalogue.project
+            await self._in_thread(
+                lambda: allow_resource(self._core.rego, catalogue.rego, claims, segments, query, tenant=tenant)
+            )
 
     def _secret(
         self, catalogue: Catalogue, holder: Bearer, path: str, version: int | None, now: datetime
@@ -242,7 +302,8 @@ class Guests:
         core = self._core
         core.check_project(project)
         try:
-            holder = self._holder(project, None, bearer, core.clock())
+            token = self._token(project, None, bearer, core.clock())
+            holder = core.tokens.read(token, project, core.clock())
         except KokonError as error:
             raise await self._refused(project, "event-denied", error, {}) from error
         fields = Fields(parse_json(body, limit=REQUEST_LIMIT, what="event"), "event")
@@ -253,15 +314,15 @@ class Guests:
 
     # -- common ----------------------------------------------------------------------------------------------------
 
-    def _holder(self, project: str, cookie: str | None, bearer: str | None, now: datetime) -> Bearer:
-        """Who asks: by the session first, then by the token (kbs protocol)."""
+    def _token(self, project: str, cookie: str | None, bearer: str | None, now: datetime) -> str:
+        """The token of who asks: the session's first, then the one that is shown (kbs protocol)."""
         token = bearer
         if cookie is not None:
             with contextlib.suppress(DeniedError):
                 token = self._session(cookie, project, now).token or bearer
         if token is None:
             raise DeniedError("token-missing", "neither an attested session nor a token", hint="attest first")
-        return self._core.tokens.read(token, project, now)
+        return token
 
     def _session(self, cookie: str, project: str, now: datetime) -> Session:
         """The session in a cookie that may come many times. For the event loop's thread."""

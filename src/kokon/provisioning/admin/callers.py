@@ -7,7 +7,7 @@ from collections import OrderedDict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from kokon.errors import DeniedError, KokonError, UntrustedError
+from kokon.errors import DeniedError, KokonError
 from kokon.provisioning.access.bearer import parse_token
 from kokon.provisioning.access.principal import (
     Principal,
@@ -122,6 +122,6 @@ class Callers:
         self._core.store.commit(Work(project, (Entry("admin-login", details),)))
 
 
-def unknown_principal(identity: str) -> UntrustedError:
+def no_principal(identity: str) -> DeniedError:
     """There is nobody with this id."""
-    return UntrustedError("principal-unknown", "there is no principal with this id", found=identity[:64])
+    return DeniedError("principal-not-found", "there is no principal with this id", found=identity[:64])

@@ -15,7 +15,7 @@ from kokon.provisioning.access.principal import Credential, Principal, check_bey
 from kokon.provisioning.access.record import describe, encode_principal, read_role, read_scopes, read_time
 from kokon.provisioning.access.roles import Action, Role
 from kokon.provisioning.access.scope import EVERYTHING, GRANTS_LIMIT
-from kokon.provisioning.admin.callers import CERTIFICATE, PRINCIPAL, unknown_principal
+from kokon.provisioning.admin.callers import CERTIFICATE, PRINCIPAL, no_principal
 from kokon.provisioning.database.values import Delete, Entry, Put, Work
 from kokon.provisioning.keys import SERVER
 from kokon.provisioning.web.tls import check_client_certificate
@@ -82,12 +82,12 @@ def add_principal(asked: Asked, body: bytes) -> dict[str, Any]:
 
 
 def delete_principal(asked: Asked, identity: str) -> dict[str, Any]:
-    """Take a principal's access away. Raises `UntrustedError` (`principal-unknown`), `DeniedError`
-    (`principal-beyond`)."""
+    """Take a principal's access away. Raises `DeniedError` (`principal-not-found`,
+    `principal-beyond`)."""
     asked.allow(Action.PRINCIPAL_MANAGE)
     principal = asked.callers.find(identity)
     if principal is None:
-        raise unknown_principal(identity)
+        raise no_principal(identity)
     check_beyond(asked.principal, principal, removal=True)
     changes: list[Change] = [Delete(PRINCIPAL, identity)]
     if principal.credential.kind == "certificate":

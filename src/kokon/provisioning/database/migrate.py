@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,21 +43,33 @@ def upgrade(connection: Connection, target: str = "head") -> None:
 
     Raises `HostError` (`store-newer`).
     """
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    script = ScriptDirectory.from_config(config)
+    known, newest = _steps()
     found = set(MigrationContext.configure(connection).get_current_heads())
-    if not found | {target} - {"head"} <= {step.revision for step in script.walk_revisions()}:
+    if not found | {target} - {"head"} <= known:
         raise HostError(
             "store-newer",
             "the database was made by a newer version of this program",
-            expected=script.get_current_head(),
+            expected=newest,
             found=", ".join(sorted(found | {target} - {"head"}))[:80],
             hint="start that version or a newer one, or restore a backup that was made before the upgrade",
         )
-    if found != set(script.get_heads()):
+    if found != {newest}:
+        config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, target)
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config
+
+
+@functools.cache
+def _steps() -> tuple[frozenset[str], str | None]:
+    """All revisions that this program knows, and the newest of them."""
+    script = ScriptDirectory.from_config(_config())
+    return frozenset(step.revision for step in script.walk_revisions()), script.get_current_head()
 
 
 def revision(connection: Connection) -> str:

@@ -32,6 +32,8 @@ _RESERVED: Final = frozenset(
     )
 )
 """Members of an appraisal (draft-ietf-rats-ear, section 3.3) that no extension may stand in for."""
+_OURS: Final = "kokon."
+"""How members begin that this server adds to an appraisal: no extension may stand in for those either."""
 _COMPLAINT: Final = re.compile(
     r"\(error(?: [0-9]+:(?P<module>[^|\n]*)\|(?P<offset>[0-9]+)\|[0-9]+)?\s+\(errormsg [0-9]+:(?P<text>[^\n]*)\)"
 )
@@ -171,7 +173,7 @@ def _extension(found: Any) -> Extension:
     if not isinstance(found, dict) or set(found) != {"name", "key", "value"}:
         raise _nonsense("an extension must have name, key and value", found)
     name, key = found["name"], found["key"]
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _RESERVED:
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _RESERVED or name.startswith(_OURS):
         raise _nonsense("an extension has a name that it must not have", name)
     if isinstance(key, bool) or not isinstance(key, int) or abs(key) >= 1 << 63:
         raise _nonsense(f"the key of {name} must be a whole number", key)

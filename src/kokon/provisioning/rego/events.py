@@ -1,17 +1,21 @@
 """Event logs as Confidential Containers' attestation service shows them to policies, `uefi_event_logs`. Pure.
 
-Only digests are proven. What an event's data says beside them, the name of a file for one, was written by whoever keeps
-the log: policies must ask for the digest too.
+Only digests are proven, and only those that lead to a register that the hardware signed: `proven_events` leaves out the
+rest, which anybody can write into a log. What an event's data says beside its digests, the name of a file for one, was
+written by whoever keeps the log: policies must ask for the digest too.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 from kokon.tee.eventlog.events import data_matches
 from kokon.tee.eventlog.log import Event, EventLog
+from kokon.tee.eventlog.replay import SIZES, replay
+from kokon.tee.evidence import Claims
 
 EVENTS_LIMIT: Final = 2000
 TEXT_LIMIT: Final = 4096
@@ -25,6 +29,35 @@ _FILE: Final = (4, 4)
 _END: Final = 0x7F
 """Device path nodes (UEFI 2.10, 10.3)."""
 _ALGORITHMS: Final = {"sha1": "SHA-1", "sha256": "SHA-256", "sha384": "SHA-384", "sha512": "SHA-512", "sm3": "SM3"}
+
+
+def proven_events(log: EventLog, claims: Claims) -> EventLog:
+    """The events of `log` that were extended into registers whose signed value the log leads to, each with the digests
+    of such banks alone."""
+    proven = {
+        (algorithm, register)
+        for algorithm in log.algorithms
+        if algorithm in SIZES
+        for register, value in replay(log, algorithm).items()
+        if claims.registers.get(_register(claims.tee, algorithm, register)) == value
+    }
+    return replace(log, events=tuple(_proven(event, proven) for event in log.events if _counts(event, proven)))
+
+
+def _register(tee: str, algorithm: str, register: int) -> str:
+    """A register's name in claims. In a log of TDX, 1 to 4 are the RTMRs (UEFI 2.10, 38.4.1), whose hash is SHA-384."""
+    if tee == "tdx":
+        return f"rtmr{register - 1}" if algorithm == "sha384" else ""
+    return f"{algorithm}:pcr{register}"
+
+
+def _counts(event: Event, proven: set[tuple[str, int]]) -> bool:
+    return event.extended and any((algorithm, event.register) in proven for algorithm in event.digests)
+
+
+def _proven(event: Event, proven: set[tuple[str, int]]) -> Event:
+    digests = {name: digest for name, digest in event.digests.items() if (name, event.register) in proven}
+    return replace(event, digests=digests)
 
 
 def event_claims(log: EventLog) -> list[dict[str, Any]]:

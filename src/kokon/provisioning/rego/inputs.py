@@ -18,7 +18,7 @@ from typing import Any, Final
 from kokon.appraisal.ear import tee_claims
 from kokon.errors import MalformedError
 from kokon.provisioning.kbs.initdata import InitData
-from kokon.provisioning.rego.events import event_claims
+from kokon.provisioning.rego.events import event_claims, proven_events
 from kokon.tee.eventlog.log import EventLog
 from kokon.tee.evidence import Claims
 from kokon.wire import b64
@@ -85,8 +85,8 @@ def policy_input(
 ) -> dict[str, Any]:
     """The input of an attestation policy.
 
-    `runtime_data` and `init_data` are what the guest sent, if it was held against the evidence; `event_log` is the
-    evidence's own, replayed. Raises `MalformedError` (`init-data-malformed`).
+    `runtime_data` and `init_data` are what the guest sent, if it was held against the evidence; of `event_log`, the
+    evidence's own, policies see what the evidence proves. Raises `MalformedError` (`init-data-malformed`).
     """
     members = tee_claims(claims)
     if claims.tee == "sample":
@@ -98,7 +98,7 @@ def policy_input(
     elif claims.tee == "az-snp-vtpm":
         members = {name: _azure(name, value) for name, value in members.items()}
     if event_log is not None:
-        members["uefi_event_logs"] = event_claims(event_log)
+        members["uefi_event_logs"] = event_claims(proven_events(event_log, claims))
     given: dict[str, Any] = {claims.tee: members}
     report_data, bound = _bound(claims, init_data)
     if report_data:

@@ -45,7 +45,7 @@ class WorkerPool:
     """Workers, started when they are needed.
 
     A worker sees policies of one tenant: one who finds a hole in the engine and takes a worker over cannot answer for
-    others. A policy that lost a worker before, or of which the caller is `careful`, may occupy one at a time: however
+    others. Of three workers and more a tenant gets all but one at a time, so that its slow policies keep none waiting. A policy that lost a worker before, or of which the caller is `careful`, may occupy one at a time: however
     many requests it concerns, the others are served by the rest.
     """
 
@@ -54,7 +54,8 @@ class WorkerPool:
         self._changed = threading.Condition()
         self._idle: list[WorkerProcess] = []
         self._busy: set[WorkerProcess] = set()
-        self._starting = 0
+        self._share = max(min(limits.workers, 2), limits.workers - 1)
+        self._starting: Counter[str] = Counter()
         self._closed = False
         self._slow = threading.Lock()
         self._offenders: OrderedDict[bytes, None] = OrderedDict()
@@ -126,14 +127,14 @@ class WorkerPool:
         while True:
             with self._changed:
                 worker = self._choose(tenant)
-                while worker is None and len(self._busy) + self._starting >= self._limits.workers:
+                while worker is None and not self._has_room(tenant):
                     if self._closed or not self._changed.wait(deadline - time.monotonic()):
                         raise _busy()
                     worker = self._choose(tenant)
                 if self._closed:
                     raise _busy()
                 if worker is None:
-                    self._starting += 1
+                    self._starting[tenant] += 1
                     retired = self._idle[: self._surplus()]
                     del self._idle[: len(retired)]
                 else:
@@ -147,15 +148,26 @@ class WorkerPool:
             self._give_back(worker)
 
     def _choose(self, tenant: str) -> WorkerProcess | None:
-        """Take the last idle worker of this tenant."""
+        """Take the last idle worker of this tenant, unless it has its share."""
+        if self._used(tenant) >= self._share:
+            return None
         for place in reversed(range(len(self._idle))):
             if self._idle[place].tenant == tenant:
                 return self._idle.pop(place)
         return None
 
+    def _has_room(self, tenant: str) -> bool:
+        """Whether a worker may be started for this tenant."""
+        all_used = len(self._busy) + self._starting.total()
+        return all_used < self._limits.workers and self._used(tenant) < self._share
+
+    def _used(self, tenant: str) -> int:
+        """How many workers this tenant has that are not idle."""
+        return self._starting[tenant] + sum(worker.tenant == tenant for worker in self._busy)
+
     def _surplus(self) -> int:
         """How many workers there are too many, with those that are being started."""
-        return max(0, len(self._idle) + len(self._busy) + self._starting - self._limits.workers)
+        return max(0, len(self._idle) + len(self._busy) + self._starting.total() - self._limits.workers)
 
     def _count(self, worker: WorkerProcess) -> WorkerProcess:
         with self._changed:
@@ -168,11 +180,11 @@ class WorkerPool:
             worker = WorkerProcess(self._limits.worker, tenant)
         finally:
             with self._changed:
-                self._starting -= 1
+                self._starting -= Counter((tenant,))
                 if worker is not None:
                     self._started += 1
                     self._busy.add(worker)
-                self._changed.notify()
+                self._changed.notify_all()
         return self._count(worker)
 
     def _give_back(self, worker: WorkerProcess) -> None:

@@ -215,8 +215,8 @@ class WorkerProcess:
 
 def _start(limits: WorkerLimits) -> subprocess.Popen[bytes]:
     """The process with an empty environment, nothing of this one's descriptors, and no site packages but regopy's."""
-    found = importlib.util.find_spec("regopy")
-    if found is None or found.origin is None:
+    origin = _engine()
+    if origin is None:
         raise HostError(
             "policy-engine-missing",
             "the engine for Rego policies is not installed",
@@ -224,7 +224,7 @@ def _start(limits: WorkerLimits) -> subprocess.Popen[bytes]:
             found="none",
             hint="pip install 'kokon[rego]'",
         )
-    places = [str(Path(path).parent.parent) for path in (kokon.__file__, found.origin) if path]
+    places = [str(Path(path).parent.parent) for path in (kokon.__file__, origin) if path]
     arguments = [str(limits.memory), str(limits.request), *dict.fromkeys(places)]
     try:
         return subprocess.Popen(
@@ -243,3 +243,12 @@ def _start(limits: WorkerLimits) -> subprocess.Popen[bytes]:
             "the process that evaluates policies does not start",
             found=error,
         ) from error
+
+
+def _engine() -> str | None:
+    """Where the package regopy is, None if it cannot be imported. It is not imported here."""
+    try:
+        found = importlib.util.find_spec("regopy")
+    except (ImportError, ValueError):
+        return None
+    return None if found is None else found.origin

@@ -30,11 +30,10 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    """In memory where there is such a place: a busy disk's fsync takes longer than all else, and no test pulls the plug."""
+    """In memory where there is such a place: fsync on a busy disk takes longer than all else."""
     place = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(
-        prefix="kokon-database-", dir=place if os.access(place, os.W_OK) else None
-    ) as path:
+    where = place if os.access(place, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="kokon-database-", dir=where) as path:
         yield Path(path)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -150,7 +149,7 @@ def with_member(name: str, value: Any) -> Callable[[dict[str, Any]], Any]:
         (with_member("ring", {"generation": 1, "identity": "x", "more": 1}), "field-unknown"),
         (with_member("ring", None), "field-type"),
         (with_member("logs", {"a": {"size": -1, "root": "00" * 32}}), "field-range"),
-        (with_member("logs", {"a": {"size": 1, "root": "00" * 31}}), "hex-malformed"),
+        (with_member("logs", {"a": {"size": 1, "root": "00" * 31}}), "size-mismatch"),
         (with_member("logs", {"a": {"size": 1, "root": "zz" * 32}}), "hex-malformed"),
         (with_member("logs", {"a": {"size": 1, "root": "00" * 32, "more": 1}}), "field-unknown"),
         (with_member("logs", {"a": 1}), "field-type"),
@@ -201,7 +200,7 @@ def test_the_whole_file_put_back_is_found(file_lab: Lab, path: Path, tmp_path: P
     old, memory_then = copied(file_lab, "old"), path.read_bytes()
     session(file_lab, path, "b")
     memory_now = path.read_bytes()
-    os.replace(old, file_lab.location)
+    old.replace(file_lab.location)
     assert refused(lambda: opened(file_lab, path)) == "log-rolled-back"
     assert path.read_bytes() == memory_now, "it is not forgotten by looking"
     path.write_bytes(memory_then)
@@ -214,7 +213,7 @@ def test_a_file_of_before_the_key_was_turned_is_found(file_lab: Lab, path: Path)
     with opened(file_lab, path) as store:
         store.add_data_key()
         Memory(path, store).close()
-    os.replace(old, file_lab.location)
+    old.replace(file_lab.location)
     assert refused(lambda: opened(file_lab, path)) == "keyring-rolled-back"
 
 
@@ -227,9 +226,10 @@ def test_a_file_that_is_gone_is_not_begun_anew(file_lab: Lab, path: Path) -> Non
 def test_another_servers_file_is_found(file_lab: Lab, path: Path, tmp_path: Path, empty_file: Path) -> None:
     """Of the same master key, and with a longer log."""
     session(file_lab, path, "a")
-    other = Lab(Path(shutil.copy(empty_file, tmp_path / "other.db")))
+    place = Path(shutil.copy(empty_file, tmp_path / "other.db"))
+    other = Lab(place)
     session(other, tmp_path / "other.json", "a", "b", "c")
-    os.replace(other.location, file_lab.location)
+    place.replace(file_lab.location)
     assert refused(lambda: opened(file_lab, path)) == "keyring-foreign"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -212,8 +213,7 @@ def test_a_row_out_of_memory_whose_key_was_retired_meanwhile_is_read_anew(
     with served.open_with(MASTER) as store:
         assert store.read("default", "secret", "a") == b"1"
         before = store.snapshot("default")
-        turn(store)
-        assert 1 in turn(store) or not served.shared
+        assert 1 in turn(store) + turn(store)
         now = store.snapshot
         given = iter([before])
         monkeypatch.setattr(store, "snapshot", lambda project: next(given, None) or now(project))
@@ -287,23 +287,18 @@ def test_an_unknown_key_has_the_ring_read_once() -> None:
 
 
 def test_an_older_or_foreign_ring_does_not_take_over() -> None:
-    ring = make_ring().add()
+    first = make_ring()
+    ring, fork = first.add(), first.add()
     shared = SharedRing(ring, lambda *_: ring)
-    shared.use(make_ring_like(ring))
-    assert shared.current == 2
+    shared.use(fork)
+    sealed = ring.aead(2).encrypt(bytes(12), b"x", b"")
+    assert shared.aead(2).decrypt(bytes(12), sealed, b"") == b"x", "of two of one generation the first stays"
     assert refused(lambda: shared.use(make_ring().add().add())) == "keyring-foreign"
     assert shared.identity == ring.identity
     shared.use(ring.add())
     assert (shared.current, shared.generation) == (3, 3)
     shared.use(ring)
     assert (shared.current, shared.generation) == (3, 3)
-
-
-def make_ring_like(ring: KeyRing) -> KeyRing:
-    """Another ring of the same server and generation, as a fork from an older one would be."""
-    fork = decode_ring(ring.encode(MASTER), MASTER)
-    assert (fork.identity, fork.generation) == (ring.identity, ring.generation)
-    return fork
 
 
 @pytest.mark.parametrize("change", [Store.add_data_key, Store.retire_data_keys])
@@ -333,12 +328,10 @@ def test_a_ring_put_back_behind_a_serving_store_is_not_built_on(served: Lab, cha
 
 def test_the_master_key_is_replaced_and_may_be_stopped_anywhere(served: Lab, backend: Backend) -> None:
     def opens(master: MasterKey) -> bool:
-        try:
-            with served.open_with(master) as store:
-                return store.read("default", "secret", "a") == b"1"
-        except UntrustedError as error:
-            assert error.code == "keyring-foreign"
-            return False
+        with contextlib.suppress(UntrustedError), served.open_with(master) as store:
+            return store.read("default", "secret", "a") == b"1"
+        assert refused(opening(served, master)) == "keyring-foreign"
+        return False
 
     assert (opens(MASTER), opens(OTHER)) == (True, False)
     add_master(backend, MASTER, OTHER)

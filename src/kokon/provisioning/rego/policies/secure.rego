@@ -1,4 +1,5 @@
-# Kokon's default resource policy: secrets for affirming evidence of real hardware, and for nothing else.
+# Kokon's default resource policy: secrets for affirming evidence that a TEE signed, and for nothing else. Simulated
+# ones pass where the server was told to accept their roots.
 package policy
 
 import rego.v1
