@@ -6,7 +6,6 @@ only, since the guest uses it too.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import json
 from collections.abc import Mapping
@@ -68,18 +67,24 @@ def canonical_json(value: Any) -> bytes:
     (`json-not-canonical`), so that a difference can never go unnoticed.
     """
     _canonical_subset(value)
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return _canonical(value).encode()
+
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 def _canonical_subset(value: Any) -> None:
+    """Plain texts are passed over before the call: most values are."""
     if isinstance(value, dict):
         for key, member in value.items():
             if not isinstance(key, str) or not key.isascii():
                 raise MalformedError("json-not-canonical", "object keys must be ASCII text", found=repr(key))
-            _canonical_subset(member)
+            if type(member) is not str:
+                _canonical_subset(member)
     elif isinstance(value, list | tuple):
         for member in value:
-            _canonical_subset(member)
+            if type(member) is not str:
+                _canonical_subset(member)
     elif isinstance(value, int):
         if abs(value) >= 2**53:
             raise MalformedError("json-not-canonical", "integer too large for canonical JSON", found=value)
@@ -87,14 +92,19 @@ def _canonical_subset(value: Any) -> None:
         raise MalformedError("json-not-canonical", "value has no canonical JSON form", found=type(value).__name__)
 
 
+_FROM_URL = bytes.maketrans(b"-_+/=", b"+/!!!")
+"""From the URL-safe alphabet to the standard one, and what is only in that one, or padding, to what is in none."""
+_TO_URL = bytes.maketrans(b"+/", b"-_")
+
+
 def b64(data: bytes) -> str:
     """Standard base64 with padding (RFC 4648 section 4)."""
-    return base64.b64encode(data).decode()
+    return binascii.b2a_base64(data, newline=False).decode()
 
 
 def b64url(data: bytes) -> str:
     """URL-safe base64 without padding (RFC 4648 section 5)."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    return binascii.b2a_base64(data, newline=False).translate(_TO_URL, b"=").decode()
 
 
 def unb64(text: str, *, what: str, size: int | None = None, limit: int = 1 << 20) -> bytes:
@@ -102,27 +112,25 @@ def unb64(text: str, *, what: str, size: int | None = None, limit: int = 1 << 20
 
     Raises `MalformedError` (`base64-malformed`, `size-mismatch`).
     """
-    return _decode(text, what, size, limit, b"+/", padded=True)
+    return _decode(text, what, size, limit, url=False)
 
 
 def unb64url(text: str, *, what: str, size: int | None = None, limit: int = 1 << 20) -> bytes:
     """Bytes of URL-safe base64 without padding. Raises as `unb64` does."""
-    return _decode(text, what, size, limit, b"-_", padded=False)
+    return _decode(text, what, size, limit, url=True)
 
 
-def _decode(text: str, what: str, size: int | None, limit: int, alphabet: bytes, *, padded: bool) -> bytes:
+def _decode(text: str, what: str, size: int | None, limit: int, *, url: bool) -> bytes:
     if len(text) > limit * 4 // 3 + 4:
         raise MalformedError("base64-malformed", f"{what} is too large", expected=f"<= {limit} bytes")
     try:
         raw = text.encode("ascii")
-        if not padded:
-            if b"=" in raw:
-                raise ValueError("padding in unpadded base64url")
-            raw += b"=" * (-len(raw) % 4)
-        data = base64.b64decode(raw, altchars=alphabet, validate=True)
+        if url:
+            raw = raw.translate(_FROM_URL) + b"=" * (-len(raw) % 4)
+        data = binascii.a2b_base64(raw, strict_mode=True)
     except (ValueError, binascii.Error) as error:
         raise MalformedError("base64-malformed", f"{what} is not base64", found=error) from error
-    if base64.b64encode(data, alphabet) != raw:
+    if binascii.b2a_base64(data, newline=False) != raw:
         raise MalformedError("base64-malformed", f"{what} is not canonical base64")
     check_size(data, size, what)
     return data
@@ -147,6 +155,7 @@ def check_size(data: bytes, size: int | None, what: str) -> None:
 
 
 _REQUIRED: Any = object()
+"""Stands for a default that was not given, and for a member that is not there."""
 
 
 class Fields:
@@ -159,17 +168,19 @@ class Fields:
     """
 
     def __init__(self, value: Any, what: str) -> None:
-        if not isinstance(value, Mapping):
+        if type(value) is not dict and not isinstance(value, Mapping):
             raise MalformedError("field-type", f"{what} must be an object", found=type(value).__name__)
         self._members = dict(value)
         self._what = what
 
     def _take(self, name: str, kind: type, default: Any) -> Any:
-        if name not in self._members:
+        value = self._members.pop(name, _REQUIRED)
+        if value is _REQUIRED:
             if default is _REQUIRED:
                 raise MalformedError("field-missing", f"{self._what} lacks {name!r}", expected=name, found="nothing")
             return default
-        value = self._members.pop(name)
+        if type(value) is kind:
+            return value
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise MalformedError(
                 "field-type",

@@ -39,6 +39,8 @@ def serve(
     accept_simulated: tuple[str, ...] = (),
     new_certificate: bool = False,
     literal_statuses: bool = False,
+    dev: bool = False,
+    accept_sample: bool = False,
     rate: float = 50.0,
     access_log: Literal["all", "failures", "none"] = "failures",
     database: Database = DATABASE,
@@ -67,6 +69,10 @@ def serve(
         Make a new TLS key and certificate. Launch documents pin the old one: every workload must be admitted anew.
     literal_statuses
         Answer guests with the statuses of the reference key broker, 401 for nearly all refusals.
+    dev
+        Let anybody administrate, without a token. Every answer, token and log entry is marked.
+    accept_sample
+        Take sample evidence, which nobody signed. It gets nothing: only refusals can be tried with it.
     rate
         Requests that one address may make in a second, four times as many at once, and a project ten times that; more
         are told to come again later. 0: no limit, for what stands behind a proxy that limits.
@@ -96,6 +102,8 @@ def serve(
             read_endorsements(hardware) | Endorsements(accepted_simulated=accepted),
             read_policy(hardware),
             completion(hardware, accepted),
+            sample=accept_sample,
+            development=dev,
         ),
         settings=None if url is None else replace(read_settings(directory), database=url),
         secret=asker(opening),
@@ -110,6 +118,8 @@ def _announce(ready: Ready, json: bool) -> None:
     note(f"listening on {ready.url}")
     note(f"owner key {ready.owner_fingerprint} (SHA-256), for authors in {ready.owner_key}")
     note(f"address and admin token for your commands in {ready.admin}")
+    if ready.development:
+        note("OPEN FOR DEVELOPMENT: whoever reaches this server can change everything. Never with real secrets")
     if ready.accepted_simulated:
         note(f"{SIMULATED}: {', '.join(ready.accepted_simulated)}")
     if json:

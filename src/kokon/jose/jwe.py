@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from cryptography.exceptions import InvalidTag
@@ -184,12 +185,14 @@ def _accept(algorithm: str | None, *allowed: str) -> None:
 
 def _coordinates(public: ec.EllipticCurvePublicKey) -> tuple[str, str, str]:
     """Curve name, x and y of a key as a JWK has them."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
     name = _NAMES.get(public.curve.name)
     if name is None:
         raise MalformedError("key-unsupported", "this elliptic curve is not supported", found=public.curve.name)
-    size = _CURVES[name][1]
-    numbers = public.public_numbers()
-    return name, b64url(numbers.x.to_bytes(size, "big")), b64url(numbers.y.to_bytes(size, "big"))
+    point = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    middle = 1 + _CURVES[name][1]
+    return name, b64url(point[1:middle]), b64url(point[middle:])
 
 
 def _ec_from(fields: Fields) -> ec.EllipticCurvePublicKey:
@@ -198,11 +201,17 @@ def _ec_from(fields: Fields) -> ec.EllipticCurvePublicKey:
         raise MalformedError(
             "key-unsupported", "this elliptic curve is not supported", expected=" ".join(_CURVES), found=name
         )
-    curve, size = _CURVES[name]
+    size = _CURVES[name][1]
     x, y = (unb64url(fields.text(member, limit=100), what=f"JWK {member}", size=size) for member in ("x", "y"))
     fields.finish()
+    return _point(name, x, y)
+
+
+@lru_cache(maxsize=1024)
+def _point(name: str, x: bytes, y: bytes) -> ec.EllipticCurvePublicKey:
+    """The key at that point; a key broker reads each guest's several times."""
     try:
-        return ec.EllipticCurvePublicKey.from_encoded_point(curve, b"\x04" + x + y)
+        return ec.EllipticCurvePublicKey.from_encoded_point(_CURVES[name][0], b"\x04" + x + y)
     except ValueError as error:
         raise MalformedError("jwk-malformed", "the JWK's point is not on its curve", found=name) from error
 

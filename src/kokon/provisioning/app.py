@@ -71,7 +71,8 @@ def build_app(core: Core, surroundings: Surroundings) -> Dispatcher:
 
     state = State(core, guests, Callers(core), surroundings)
     every = [*routes(API, TABLE), *project_routes(TABLE)]
-    return Dispatcher(every, state, failed, close, get_logger("kokon.http"))
+    marks = {"Kokon-Mode": "development"} if core.demands.development else {}
+    return Dispatcher(every, state, failed, close, get_logger("kokon.http"), marks)
 
 
 @dataclass(frozen=True, slots=True)

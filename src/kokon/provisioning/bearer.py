@@ -92,8 +92,9 @@ class Tokens:
     """Makes and reads the tokens of all projects, and renews their key, which all replicas read from the store. Calls
     are safe from several threads. Making one raises as the store does."""
 
-    def __init__(self, store: Store, now: datetime) -> None:
+    def __init__(self, store: Store, now: datetime, marks: Mapping[str, Any] | None = None) -> None:
         self._store = store
+        self._marks = {f"kokon.{name}": value for name, value in (marks or {}).items()}
         self._lock = threading.Lock()
         record = kept(store, RECORD, lambda: generate_keys(now).encode())
         self._keys = decode_keys(record)
@@ -110,6 +111,7 @@ class Tokens:
             HOST_DATA_CLAIM: holder.host_data,
             TERMS_CLAIM: holder.terms,
             PLATFORM_CLAIM: result.claims.chip_id.hex(),
+            **self._marks,
         }
         claims = compact_ear(result, subject, now, TOKEN_LIFETIME, issuer=ISSUER, extra=extra)
         return sign(claims, self._signing(now)), subject.identity

@@ -75,11 +75,22 @@ class Uncounted:
 @dataclass(frozen=True, slots=True)
 class Demands:
     """What is demanded of every platform (`policy`), what is known of vendors and simulated roots (`endorsements`), and
-    who gets what lacks (None: nobody)."""
+    who gets what lacks (None: nobody).
+
+    `sample` takes sample evidence, which nobody signed and which is never affirming. `development` lets anybody
+    administrate, and marks every answer, token and log entry.
+    """
 
     endorsements: Endorsements = field(default_factory=Endorsements)
     policy: Policy = field(default_factory=Policy)
     complete: Completion | None = None
+    sample: bool = False
+    development: bool = False
+
+    @property
+    def marks(self) -> dict[str, Any]:
+        """What entries of the log have besides."""
+        return {"development": True} if self.development else {}
 
 
 class Core:
@@ -101,7 +112,7 @@ class Core:
         self.counters = counters or Uncounted()
         self.sealer = SessionSealer(session_key, secrets.token_bytes)
         self.spent = SpentNonces()
-        self.tokens = Tokens(store, clock())
+        self.tokens = Tokens(store, clock(), demands.marks)
         self.rego = PolicyEngine()
         self._catalogues = Catalogues(store)
         self._throttles: dict[str, Throttle] = {}

@@ -75,7 +75,7 @@ class Guests:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._tees = allowed_tees()
+        self._tees = allowed_tees(sample=core.demands.sample)
         self._threads = ThreadPoolExecutor(THREADS, "attestation")
         self._aside = Aside()
         self._sessions: dict[tuple[str, str], Session] = {}
@@ -220,7 +220,7 @@ class Guests:
         terms = workload.terms() if workload.name else catalogue.rego.terms()
         holder = Holder(workload.name, workload.host_data.hex(), terms)
         token, identity = core.tokens.make(holder, result, attempt, now)
-        entry = Entry("attestation-granted", {**details, "token": identity})
+        entry = Entry("attestation-granted", {**details, "token": identity, **core.demands.marks})
         counts: tuple[Count, ...] = ()
         if workload.max_activations is not None:
             counts = (Count(catalogue.activations(workload), workload.max_activations),)
@@ -255,7 +255,7 @@ class Guests:
                 raise await self._refused(
                     project, "resource-denied", error, details, attested="token" in details
                 ) from error
-            entry = Entry("resource-released", {**details, "version": kept})
+            entry = Entry("resource-released", {**details, "version": kept, **core.demands.marks})
             try:
                 await self._submit(Work(project, (entry,), generation=catalogue.generation))
             except StaleDecision:

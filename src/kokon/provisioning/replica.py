@@ -114,6 +114,7 @@ def open_replica(
             "owner_key": fingerprint(keys.owner.public_key()),
             "accepted_simulated": sorted(demands.endorsements.accepted_simulated),
             "policy": demands.policy.name[:100],
+            **demands.marks,
             "key_ring": {"identity": store.ring.identity, "generation": store.ring.generation},
         }
         core.write(SERVER, "server-started", details)

@@ -85,6 +85,7 @@ class Ready:
     owner_fingerprint: str
     admin: Path
     accepted_simulated: tuple[str, ...]
+    development: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -95,6 +96,7 @@ class Ready:
             "owner_fingerprint": self.owner_fingerprint,
             "admin": str(self.admin),
             "accepted_simulated": list(self.accepted_simulated),
+            "development": self.development,
         }
 
 
@@ -245,6 +247,7 @@ def _ready(replica: Replica, url: str) -> Ready:
         owner_fingerprint=fingerprint(replica.keys.owner.public_key()),
         admin=directory / ADMIN_FILE,
         accepted_simulated=tuple(sorted(replica.core.demands.endorsements.accepted_simulated)),
+        development=replica.core.demands.development,
     )
 
 

@@ -134,6 +134,7 @@ def serving(state: Path, endorsements: Endorsements, **options: Any) -> Iterator
     clock = Clock()
     limits = options.pop("limits", LimitOptions(address=None, project=None))
     settings = options.pop("settings", Settings())
+    literal = options.pop("literal_statuses", False)
     demands = Demands(endorsements, **options)
     metrics = Metrics(operation.name for operation in API.operations)
     with contextlib.ExitStack() as stack:
@@ -141,7 +142,7 @@ def serving(state: Path, endorsements: Endorsements, **options: Any) -> Iterator
         sockets = listeners([("127.0.0.1", 0)])
         url = f"https://127.0.0.1:{sockets[0].getsockname()[1]}"
         write_access(replica, url)
-        serve = ServeOptions(state, run=RunOptions(limits))
+        serve = ServeOptions(state, run=RunOptions(limits), literal_statuses=literal)
         started = threading.Event()
         running = stack.enter_context(Running(replica, serve, metrics, sockets, started.set))
         thread = threading.Thread(target=running.start)

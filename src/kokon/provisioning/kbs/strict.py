@@ -15,7 +15,7 @@ from kokon.errors import MalformedError
 from kokon.wire import JSON_DEPTH
 
 _OTHERS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
-_OPENING: Final = frozenset(b"[{")
+_ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
 
 
 def parse_strict(data: bytes, *, limit: int, what: str) -> Any:
@@ -48,12 +48,9 @@ def _outside(data: bytes) -> bytes:
 
 
 def _depth(outside: bytes) -> int:
-    """How many arrays and objects are open at most."""
-    depth = deepest = 0
-    for byte in outside.translate(None, _OTHERS):
-        if byte in _OPENING:
-            depth += 1
-            deepest = max(deepest, depth)
-        else:
-            depth -= 1
-    return deepest
+    """How many arrays and objects are open at most, as far as `JSON_DEPTH`: each round takes the innermost out."""
+    brackets, depth = outside.translate(_ONE_KIND, _OTHERS), 0
+    while brackets and depth < JSON_DEPTH:
+        brackets = brackets.replace(b"[]", b"")
+        depth += 1
+    return depth

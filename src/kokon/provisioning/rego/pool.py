@@ -45,8 +45,9 @@ class WorkerPool:
     """Workers, started when they are needed.
 
     A worker sees policies of one tenant: one who finds a hole in the engine and takes a worker over cannot answer for
-    others. Of three workers and more a tenant gets all but one at a time, so that its slow policies keep none waiting. A policy that lost a worker before, or of which the caller is `careful`, may occupy one at a time: however
-    many requests it concerns, the others are served by the rest.
+    others. Of three workers and more a tenant gets all but one at a time, so that its slow policies keep no other
+    tenant waiting. A policy that lost a worker before, or of which the caller is `careful`, may occupy one at a time:
+    however many requests it concerns, the others are served by the rest.
     """
 
     def __init__(self, limits: Limits) -> None:

@@ -28,7 +28,7 @@ _Methods = dict[str, tuple[str, Endpoint]]
 
 class Dispatcher:
     """Serves `routes`. `failed` makes an answer of what a handler raised, be it foreseen or not; `state` is for
-    handlers (`request.app.state`); `close` is awaited when the server ends."""
+    handlers (`request.app.state`); `close` is awaited when the server ends; every answer has `headers`."""
 
     def __init__(
         self,
@@ -37,11 +37,13 @@ class Dispatcher:
         failed: Callable[[Request, Exception], Response],
         close: Callable[[], Awaitable[None]],
         logger: Any,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.state = state
         self._failed = failed
         self._close = close
         self._logger = logger
+        self._headers = dict(headers or {})
         self._plain: dict[str, _Methods] = {}
         self._patterns: dict[str, list[tuple[Pattern[str], Mapping[str, Convertor[Any]], _Methods]]] = {}
         for route in routes:
@@ -74,6 +76,8 @@ class Dispatcher:
             response = self._failed(request, error)
             if response.status_code == 500:
                 self._logger.error("a bug", error=type(error).__name__, trace=traceback.format_exc(limit=-8))
+        if self._headers:
+            response.headers.update(self._headers)
         await response(scope, receive, send)
 
     def _handler(self, scope: Scope) -> Endpoint:

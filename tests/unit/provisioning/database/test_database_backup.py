@@ -17,10 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kokon.errors import HostError, KokonError, MalformedError, UntrustedError, UsageError
+from kokon.provisioning.custody.keyring import RING_LIMIT, make_ring
+from kokon.provisioning.custody.master import make_master
 from kokon.provisioning.database import Count, Delete, Entry, Store, Work
 from kokon.provisioning.database.backup import backup, restore
 from kokon.provisioning.database.engines import Backend, open_backend
 from kokon.provisioning.database.opening import is_empty
+from kokon.wire import b64, unb64
 
 
 def fill(store: Store) -> None:
@@ -268,3 +271,114 @@ def test_postgresql_gets_what_sqlite_had(file_lab: Lab, postgres: Postgres) -> N
     restored(data, server)
     with server.open() as store:
         assert saved(store) == data
+
+
+# -- with the key ring ---------------------------------------------------------------------------------------------
+
+MASTER = make_master()
+
+
+@pytest.fixture
+def kept(lab: Lab) -> tuple[bytes, dict[str, tuple[int, bytes]], tuple[int, str]]:
+    """A backup whose key ring was turned, and what was remembered then."""
+    with lab.open_with(MASTER) as store:
+        fill(store)
+        store.add_data_key()
+        store.commit(put("d", b"under the second key"))
+        return saved(store), dict(store.remember()), (store.ring.generation, store.ring.identity)
+
+
+def test_a_backup_opens_with_its_master_key(kept: Any, target: Lab) -> None:
+    data, heads, known = kept
+    assert MASTER.key.hex().encode() not in data
+    assert b64(MASTER.key).encode() not in data
+    restored(data, target)
+    assert code(lambda: target.open_with(make_master())) == "keyring-foreign"
+    with target.open_with(MASTER, known, remembered=heads) as store:
+        assert store.read("default", "secret", "a") == b"aaa"
+        assert store.read("default", "secret", "d") == b"under the second key"
+        assert store.read("bank", "secret", "ü") == b""
+        assert (store.ring.generation, store.ring.identity) == known
+        assert store.verify("default") == heads["default"][0]
+        assert store.add_data_key() == 3
+
+
+def test_a_backup_from_before_the_key_was_turned_is_found(file_lab: Lab, tmp_path: Path) -> None:
+    with file_lab.open_with(MASTER) as store:
+        store.commit(put("a"))
+        data = saved(store)
+        store.add_data_key()
+        known = store.ring.generation, store.ring.identity
+    target = Lab(tmp_path / "target.db")
+    restored(data, target)
+    assert code(lambda: target.open_with(MASTER, known)) == "keyring-rolled-back"
+    target.open_with(MASTER).close()
+
+
+def _row(lines: list[bytes], start: str) -> int:
+    (at,) = (at for at, line in enumerate(lines) if line.startswith(start.encode()))
+    return at
+
+
+def _set(lines: list[bytes], start: str, column: int, value: object) -> list[bytes]:
+    """The lines with another value in the one row that begins so."""
+    at = _row(lines, start)
+    row = json.loads(lines[at])
+    row[column] = value
+    return [*lines[:at], json.dumps(row).encode() + b"\n", *lines[at + 1 :]]
+
+
+def _drop(lines: list[bytes], start: str) -> list[bytes]:
+    at = _row(lines, start)
+    return lines[:at] + lines[at + 1 :]
+
+
+def _other_generation(lines: list[bytes]) -> list[bytes]:
+    members = json.loads(unb64(json.loads(lines[_row(lines, '["documents"')])[2], what="ring", limit=RING_LIMIT))
+    changed = json.dumps({**members, "generation": members["generation"] + 1})
+    return _set(lines, '["documents"', 2, b64(changed.encode()))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda lines: _drop(lines, '["documents"'), "keyring-missing"),
+        (_other_generation, "keyring-tampered"),
+        (lambda lines: _set(lines, '["documents"', 2, b64(make_ring().encode(MASTER))), "store-tampered"),
+        (lambda lines: _set(lines, '["documents"', 2, b64(make_ring().encode(make_master()))), "keyring-foreign"),
+        (lambda lines: _set(lines, '["documents"', 1, "key-ring/" + "0" * 32), "keyring-foreign"),
+        (lambda lines: _drop(lines, '["heads",""'), "store-tampered"),
+        (lambda lines: _drop(lines, '["heads","bank"'), "store-tampered"),
+        (lambda lines: _drop(lines, '["records","default","secret","d"'), "store-tampered"),
+        (lambda lines: _drop(lines, '["counters"'), "store-tampered"),
+        (lambda lines: _drop(lines, '["entries","default",5,'), "log-broken"),
+        (lambda lines: _set(lines, '["counters"', 3, 0), "store-tampered"),
+        (lambda lines: _set(lines, '["records","default","secret","d"', 9, 7), "store-tampered"),
+        (lambda lines: _set(lines, '["records","default","secret","d"', 7, b64(bytes(36))), "store-tampered"),
+        (lambda lines: _set(lines, '["entries","default",5,', 3, b64(bytes(32))), "log-broken"),
+    ],
+)
+def test_a_tampered_backup_is_refused_when_it_is_opened(
+    ringed: list[bytes], tmp_path: Path, change: Callable[[list[bytes]], list[bytes]], expected: str
+) -> None:
+    """Its digest is anybody's to compute."""
+    target = Lab(tmp_path / "target.db")
+    restored(closed(change(ringed)), target)
+    assert code(lambda: target.open_with(MASTER)) == expected
+
+
+def test_a_backup_that_was_not_tampered_with_opens(ringed: list[bytes], tmp_path: Path) -> None:
+    target = Lab(tmp_path / "target.db")
+    restored(closed(ringed), target)
+    with target.open_with(MASTER) as store:
+        assert store.read("default", "secret", "d") == b"d"
+
+
+@pytest.fixture(scope="module")
+def ringed(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """The lines of a backup with its key ring, but for the last."""
+    lab = Lab(tmp_path_factory.mktemp("ringed") / "kokon.db")
+    with lab.open_with(MASTER) as store:
+        fill(store)
+        store.commit(put("d", b"d"))
+        return saved(store).splitlines(keepends=True)[:-1]

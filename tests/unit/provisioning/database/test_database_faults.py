@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,9 @@ from database_factory import Lab, Postgres, log, put
 from sqlalchemy.exc import OperationalError
 
 from kokon.errors import HostError, KokonError
+from kokon.provisioning.custody.master import make_master
 from kokon.provisioning.database import Store
+from kokon.provisioning.database.cache import Cache
 from kokon.provisioning.database.engines import failure
 
 CHILD = """
@@ -61,6 +66,46 @@ def test_what_was_acknowledged_survives_a_kill(lab: Lab) -> None:
         assert {f"n{number}" for number in acknowledged if number % 7 == 0} <= set(names)
         assert all(store.read("default", "secret", name) == b"value" for name in names)
         assert store.commit(log()).first == size
+
+
+TURNING = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from database_factory import Lab, put
+from kokon.provisioning.custody.master import MasterKey
+lab = Lab(sys.argv[2] if "://" in sys.argv[2] else Path(sys.argv[2]))
+store = lab.open_with(MasterKey(bytes.fromhex(sys.argv[3])))
+for number in range(100_000):
+    key = store.add_data_key()
+    store.commit(put(f"n{number}", b"%d" % number))
+    while store.reseal(3):
+        pass
+    store.retire_data_keys()
+    print(number, key, flush=True)
+"""
+
+
+def test_a_kill_while_keys_are_turned_loses_nothing(lab: Lab) -> None:
+    """Neither a key that seals a row, nor a row."""
+    master = make_master()
+    command = [sys.executable, "-c", TURNING, str(Path(__file__).parent), str(lab.location), master.key.hex()]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert child.stdout
+    lines = [child.stdout.readline() for _ in range(4)]
+    child.send_signal(signal.SIGKILL)
+    lines += child.stdout.readlines()
+    child.wait()
+    child.stdout.close()
+    done = [line.split() for line in lines if line.endswith("\n")]
+    assert len(done) >= 4
+    with lab.open_with(master) as store:
+        names = store.snapshot("default").names("secret")
+        assert {f"n{number}" for number, _ in done} <= set(names)
+        assert all(store.read("default", "secret", name) == name[1:].encode() for name in names)
+        assert store.verify("default") == store.frontier("default").size
+        assert store.ring.current >= max(int(key) for _, key in done)
+        assert store.add_data_key() == store.ring.current
 
 
 def test_postgresql_is_killed_and_comes_back(postgres: Postgres, server_lab: Lab) -> None:
@@ -143,6 +188,115 @@ def test_a_full_disk_is_named_and_passes(file_lab: Lab) -> None:
         assert store.commit(large).first == 2
         assert store.verify("default") == 3
     file_lab.open().close()
+
+
+class Disk:
+    """A small one, with some space that can be given free."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._filler = place / "filler"
+        self._filler.write_bytes(bytes(1 << 20))
+
+    def free(self) -> None:
+        self._filler.unlink()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=3m,mode=0777", "kokon-test", str(place)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("NOT TESTED: a full disk, since only root may mount one")
+    yield Disk(place)
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def fill_up(store: Store, value: bytes = os.urandom(20_000)) -> tuple[list[str], str]:
+    """Write until it fails: the names that were acknowledged, and the code."""
+    names: list[str] = []
+    while True:
+        name = f"n{len(names)}"
+        try:
+            store.commit(put(name, value))
+        except HostError as error:
+            return names, error.code
+        names.append(name)
+        assert len(names) < 1000
+
+
+def check_full(store: Store, names: list[str], value: bytes) -> None:
+    """What was acknowledged is there while the disk is full, and nothing else."""
+    assert len(names) > 10
+    assert set(store.snapshot("default").names("secret")) == set(names)
+    store._cache = Cache(0)
+    assert all(store.read("default", "secret", name) == value for name in names)
+    assert store.verify("default") == len(names)
+
+
+def test_a_disk_that_is_really_full(disk: Disk) -> None:
+    lab, value = Lab(disk.place / "kokon.db"), os.urandom(20_000)
+    with lab.open() as store:
+        names, code = fill_up(store, value)
+        assert code == "disk-full"
+        check_full(store, names, value)
+        disk.free()
+        assert store.commit(put("more", value)).versions == (1,)
+    with lab.open() as store:
+        check_full(store, [*names, "more"], value)
+
+
+def test_a_server_that_starts_on_a_full_disk(disk: Disk) -> None:
+    lab, value = Lab(disk.place / "kokon.db"), os.urandom(20_000)
+    with lab.open() as store:
+        names, _ = fill_up(store, value)
+        shutil.copytree(disk.place, disk.place.parent / "copy")
+    (disk.place / "rest").write_bytes(b"")
+    with (disk.place / "rest").open("ab", buffering=0) as rest, contextlib.suppress(OSError):
+        while True:
+            rest.write(bytes(4096))
+    try:
+        with lab.open() as store:
+            check_full(store, names, value)
+    except HostError as error:
+        assert error.code in ("disk-full", "store-failed")  # noqa: PT017 - either is right
+    disk.free()
+    with lab.open() as store:
+        check_full(store, names, value)
+        assert store.commit(put("more", value)).versions == (1,)
+
+
+def test_a_disk_of_postgresql_that_is_really_full(postgres: Postgres, disk: Disk) -> None:
+    """Of the tables alone: a full disk under its own log stops PostgreSQL, which is as good as a kill."""
+    with postgres.on_disk(disk.place) as location:
+        lab, value = Lab(location), os.urandom(20_000)
+        with lab.open() as store:
+            names, code = fill_up(store, value)
+            assert code == "disk-full"
+            check_full(store, names, value)
+            disk.free()
+            assert store.commit(put("more", value)).versions == (1,)
+            check_full(store, [*names, "more"], value)
+
+
+def test_a_file_that_may_not_grow(file_lab: Lab) -> None:
+    """A limit of the system, as a quota: no error that the database knows, and it passes too."""
+    value = os.urandom(20_000)
+    with file_lab.open() as store:
+        store.commit(log())
+        allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, allowed[1]))
+        try:
+            names, code = fill_up(store, value)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+        assert code == "store-failed"
+        assert store.commit(put("more", value)).versions == (1,)
+        assert set(store.snapshot("default").names("secret")) == {*names, "more"}
+    with file_lab.open() as store:
+        assert store.verify("default") == len(names) + 2
+        assert all(store.read("default", "secret", name) == value for name in names)
 
 
 def test_a_database_that_refuses_is_named(lab: Lab) -> None:

@@ -100,7 +100,14 @@ def test_nonsense_for_extensions(extensions: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["ear.status", "ear.trustworthiness-vector", "ear.appraisal-policy-id", "ear.veraison.annotated-evidence"],
+    [
+        "ear.status",
+        "ear.trustworthiness-vector",
+        "ear.appraisal-policy-id",
+        "ear.veraison.annotated-evidence",
+        "kokon.checks",
+        "kokon.anything",
+    ],
 )
 def test_an_extension_cannot_pass_for_the_verdict(name: str) -> None:
     extension = f'[{{"name":"{name}","key":1,"value":"affirming"}}]'

@@ -105,6 +105,14 @@ def test_numbers_reach_the_policy_unchanged(engine: PolicyEngine, number: float)
         'allow if object.get(input, "no", 9) == 9',
         "allow if { walk(input, [path, 3]); path == [`list`, 2] }",
         'allow if print("x")',
+        "default x := 33\nx := 3 if {\n\tinput.no\n}\nx := 3 if {\n\tinput.list\n}\nallow if x == 3",
+        "x := 2 if input.no\nelse := 3 if input.list\ndefault allow = false\nallow if { x == 3 }",
+        "allow if { each := input.list[_]; each == 2 }",
+        'm := {"a": 1} if { count(input.list) > 0 } else := {}\nn := {} if input.list\n'
+        'allow if object.union_n([m, n]) == {"a": 1}',
+        'found := [x | c := input["no"]["containers"][_]\n x := c["OCI"]]\nallow if count(found) == 0',
+        "plugin = data.plugin\nallow if { plugin == `resource`; not input[`submods`][`cpu0`][`sample`] }",
+        "bad if { some _, one in input.list; one != 1 }\nallow if { bad }",
     ],
 )
 def test_the_language(engine: PolicyEngine, body: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import struct
 from dataclasses import replace
 from typing import Any
@@ -256,8 +257,53 @@ def test_paths_that_are_cut_off(data: bytes) -> None:
 
 def test_a_real_log() -> None:
     found = policy_input(tdx(), event_log=parse_event_log(LOG))["tdx"]["uefi_event_logs"]
-    assert [one["index"] for one in found if one["type_name"] != "EV_NO_ACTION"] == [one.register for one in CC_BOOT]
+    assert [one["index"] for one in found] == [one.register for one in CC_BOOT]
     assert found[-1]["digests"] == [{"alg": "SHA-384", "digest": CC_BOOT[-1].digest("sha384").hex()}]
+
+
+FORGED = bytes([0xAA]) * 48
+
+
+def shown(log: EventLog) -> list[str]:
+    """All digests that a policy sees of a trust domain that booted as `CC_BOOT` says."""
+    found = policy_input(tdx(), event_log=log)["tdx"]["uefi_event_logs"]
+    return [digest["digest"] for one in found for digest in one["digests"]]
+
+
+def test_events_of_registers_that_nobody_signed_are_not_shown() -> None:
+    """Whoever keeps the log adds the kernel that a policy asks for, in a register of his own, and as a remark."""
+    log = parse_event_log(LOG)
+    genuine = shown(log)
+    more = [Event(900 + place, place, 0x80000003, {"sha384": FORGED}, KERNEL) for place in (0, 5, 9, 31)]
+    remark = Event(990, 2, 3, {"sha384": FORGED}, b"")
+    assert shown(replace(log, events=(*log.events, *more, remark))) == genuine
+    assert len(genuine) == len(CC_BOOT)
+
+
+def test_a_register_that_the_log_does_not_lead_to_is_not_shown() -> None:
+    log = parse_event_log(LOG)
+    added = replace(log, events=(*log.events, Event(900, 2, 0x80000003, {"sha384": FORGED}, KERNEL)))
+    kept = [one.digest("sha384").hex() for one in CC_BOOT if one.register != 2]
+    assert shown(added) == kept
+    assert 0 < len(kept) < len(CC_BOOT)
+
+
+def test_digests_of_other_algorithms_are_not_shown() -> None:
+    """SHA3-384 is as long as SHA-384: a digest that was never extended must not be taken for one that was."""
+    log = parse_event_log(LOG)
+    events = tuple(replace(one, digests={**one.digests, "sha3-384": FORGED, "sha256": FORGED[:32]}) for one in log.events)
+    assert shown(EventLog(events, (*log.algorithms, "sha3-384", "sha256"))) == shown(log)
+
+
+def test_a_tpms_log_is_proven_bank_by_bank() -> None:
+    event = Event(0, 4, 0x80000003, {"sha256": b"\1" * 32, "sha384": b"\2" * 48}, KERNEL)
+    value = hashlib.sha256(bytes(32) + b"\1" * 32).digest()
+    claims = replace(TPM, registers={"pcr4": value, "sha256:pcr4": value})
+    log = EventLog((event, replace(event, index=1, register=5)), ("sha256", "sha384"))
+    (found,) = policy_input(claims, event_log=log)["tpm"]["uefi_event_logs"]
+    assert (found["index"], found["digests"]) == (4, [{"alg": "SHA-256", "digest": "01" * 32}])
+    unquoted = replace(claims, registers={"pcr4": value})
+    assert policy_input(unquoted, event_log=log)["tpm"]["uefi_event_logs"] == []
 
 
 def test_long_logs_are_cut() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,7 @@ def test_a_worker_that_has_grown_is_replaced() -> None:
     """64 compiled policies that are kept must not become the next one's memory."""
     with PolicyEngine(Limits(workers=1, worker=WorkerLimits(memory=64 << 20))) as engine:
         rules = "".join(f"r{number} := {number}\n" for number in range(400))
-        for number in range(10):
+        for number in range(7):
             assert engine.evaluate_resource(policy(f"{rules}allow if input.x == {number}"), {"x": number}, ASKED)
         found = engine.statistics()
         assert found.started > 1
@@ -62,8 +64,8 @@ def test_memory_stays_flat() -> None:
                 engine.evaluate_attestation(default_policy("default_cpu"), given, values, NOW)
             return engine._pool._idle[0].resident()
 
-        before = evaluate(100)
-        after = evaluate(400)
+        before = evaluate(60)
+        after = evaluate(140)
         assert engine.statistics().started == 1
         assert after < before + (2 << 20)
 
@@ -124,7 +126,37 @@ def test_after_the_end() -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
-def test_without_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+BLOCK_BY_FINDER = """
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "regopy":
+            raise ImportError("No module named regopy")
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+@pytest.mark.parametrize("block", ["sys.modules['regopy'] = None", BLOCK_BY_FINDER])
+def test_without_the_engine(block: str) -> None:
+    """The server starts without regopy, and says what to install as soon as a policy is to be evaluated."""
+    code = f"""
+import json, sys
+{block}
+from kokon.errors import HostError
+from kokon.provisioning.rego.engine import PolicyEngine
+from kokon.provisioning.rego.judge import check_policy
+with PolicyEngine() as engine:
+    try:
+        check_policy(engine, "resource", "package policy\\nallow := true")
+    except HostError as error:
+        print(json.dumps(error.as_dict()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    error = json.loads(done.stdout)
+    assert (error["code"], error["kind"]) == ("policy-engine-missing", "host")
+    assert "pip install 'kokon[rego]'" in error["hint"]
+
+
+def test_an_engine_that_is_installed_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with quick() as engine:
         error = refusal(lambda: engine.evaluate_resource(GOOD, {}, ASKED))
@@ -236,6 +268,23 @@ def test_a_tenant_waits_for_a_place() -> None:
         ]
         assert [call.result() for call in calls] == [True] * 6
         assert engine.statistics().workers == 1
+
+
+def test_a_tenant_leaves_a_worker_for_the_others() -> None:
+    """Of three workers its policies hold two, however many wait; of two or one it may have all."""
+    with quick(workers=3) as engine:
+        pool = engine._pool
+        held = [pool._take("a", time.monotonic() + 60) for _ in range(2)]
+        with pytest.raises(HostError) as caught:
+            pool._take("a", time.monotonic() + 0.05)
+        assert caught.value.code == "policy-busy"
+        other = pool._take("b", time.monotonic() + 60)
+        for worker in (*held, other):
+            pool._give_back(worker)
+        assert pool._take("a", time.monotonic()) in held
+        assert pool.statistics().started == 3
+        assert not pool._starting
+    assert (quick(workers=2)._pool._share, quick(workers=1)._pool._share) == (2, 1)
 
 
 def test_a_worker_ends_with_its_server() -> None:

@@ -85,7 +85,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=50)
 @given(VALUES)
 def test_values_survive_the_engine(value: Any) -> None:
     """As input, in whichever of the two ways it is handed over, and as data."""

@@ -250,7 +250,8 @@ def test_what_cannot_be_logged_says_so_without_a_word_of_it(lines, capfd) -> Non
 
 def test_access_logs_are_silent(lines) -> None:
     logging.getLogger("uvicorn.access").info('%s - "%s"', "192.0.2.1", "GET /?token=x")
-    logging.getLogger("uvicorn.error").info("hello", extra={"color_message": "\x1b"})
+    logging.getLogger("uvicorn.error").info("Started server process")
+    logging.getLogger("uvicorn.error").warning("hello", extra={"color_message": "\x1b"})
     assert [(line["event"], line.get("color_message")) for line in lines()] == [("hello", None)]
 
 

@@ -18,8 +18,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from web_factory import WAIT, Peer, connect_tls, make_certificate, request, server_identity
 
-from kokon.provisioning.web.limits import OVERLOADED, RATE_LIMITED
-from kokon.provisioning.web.run import project_in, refused
+from kokon.errors import UsageError
+from kokon.provisioning.web.limits import OVERLOADED, RATE_LIMITED, LimitOptions, Rate
+from kokon.provisioning.web.run import limits_of, project_in, refused
 
 SCRIPT = Path(__file__).with_name("web_run_process.py")
 SECRET = "A" * 43
@@ -161,6 +162,15 @@ def test_what_the_log_has_and_what_it_has_not(world: World) -> None:
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
+
+
+def test_limits_out_of_one_number() -> None:
+    assert limits_of(0) == LimitOptions(address=None, project=None)
+    assert (limits_of(50), limits_of(0.1).address) == (LimitOptions(Rate(50, 200), Rate(500, 2000)), Rate(0.1, 1))
+    for wrong in (-1.0, 0.01, 2e6, float("nan"), float("inf")):
+        with pytest.raises(UsageError) as caught:
+            limits_of(wrong)
+        assert caught.value.code == "rate-malformed"
 
 
 @pytest.mark.parametrize(

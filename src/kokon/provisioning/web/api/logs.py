@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from kokon.provisioning.web.api.common import ADMIN, BYTES, KOKON, PLAIN, absent, admin, conflict, matching, number, ok
@@ -9,6 +10,10 @@ from kokon.provisioning.web.table import Answer, Content, Operation, Parameter, 
 
 TAG: Final = "log"
 _FROM: Final = Parameter("from", "size of the smaller log", schema=number())
+_PAGING: Final = (
+    Parameter("start", "number of the first, 0 if not given", schema=number()),
+    Parameter("limit", "at most so many; never more than 1000", schema=number()),
+)
 _TILE: Final = Parameter(
     "path", "as `0/x001/234.p/56` or `entries/000`: C2SP tlog-tiles", "path", matching(r"^[0-9a-z/.]{3,64}$")
 )
@@ -32,25 +37,22 @@ def _log(prefix: str, base: str, *, project: bool) -> tuple[Operation, ...]:
             project=project,
         )
 
-    none = absent("there is no such entry") if project else Answer(404, "there is no such entry", Content(ref("Error")))
-    tile = (
-        absent("the log is not that long")
-        if project
-        else Answer(404, "the log is not that long", Content(ref("Error")))
-    )
-    paging = (
-        Parameter("start", "number of the first, 0 if not given", schema=number()),
-        Parameter("limit", "at most so many; never more than 1000", schema=number()),
-    )
+    return (*_reading(reading, project=project), _cosigning(prefix, base, project=project))
+
+
+def _reading(reading: Callable[..., Operation], *, project: bool) -> tuple[Operation, ...]:
+    def lacks(what: str) -> Answer:
+        return absent(what) if project else Answer(404, what, Content(ref("Error")))
+
     return (
-        reading("entries", "", "Entries, from one on.", ok("entries", ref("LogEntries")), parameters=paging),
+        reading("entries", "", "Entries, from one on.", ok("entries", ref("LogEntries")), parameters=_PAGING),
         reading("checkpoint", "/checkpoint", "The latest signed checkpoint.", ok("a signed note", None, PLAIN)),
         reading(
             "tile",
             "/tile/{path:path}",
             "A tile of hashes, or a bundle of entries.",
             ok("its bytes", None, BYTES),
-            tile,
+            lacks("the log is not that long"),
             parameters=(_TILE,),
         ),
         reading("key", "/key", "The key that checkpoints are verified with.", ok("a verifier key", None, PLAIN)),
@@ -59,7 +61,7 @@ def _log(prefix: str, base: str, *, project: bool) -> tuple[Operation, ...]:
             "/receipt/{index}",
             "An entry with the proof that it is in the log.",
             ok("the receipt", ref("LogReceipt")),
-            none,
+            lacks("there is no such entry"),
             parameters=(Parameter("index", "the entry's number", "path", number()),),
         ),
         reading(
@@ -69,21 +71,24 @@ def _log(prefix: str, base: str, *, project: bool) -> tuple[Operation, ...]:
             ok("the proof", ref("LogConsistency")),
             parameters=(_FROM,),
         ),
-        Operation(
-            f"{prefix}-cosignature",
-            "POST",
-            f"{base}/cosignature",
-            "Keep a witness' cosignature of a checkpoint.",
-            admin(ok("kept", ref("LogCosigned")), conflict(), body=True, project=project),
-            request=Content(ref("LogCosignature")),
-            security=ADMIN,
-            tags=(TAG,),
-            project=project,
-        ),
         reading(
             "cosigned", "/cosigned", "The latest checkpoint that each witness cosigned.", ok("notes", ref("LogHeads"))
         ),
         reading("export", "/export", "The whole log, for `kokon audit verify`.", ok("lines", None, PLAIN)),
+    )
+
+
+def _cosigning(prefix: str, base: str, *, project: bool) -> Operation:
+    return Operation(
+        f"{prefix}-cosignature",
+        "POST",
+        f"{base}/cosignature",
+        "Keep a witness' cosignature of a checkpoint.",
+        admin(ok("kept", ref("LogCosigned")), conflict(), body=True, project=project),
+        request=Content(ref("LogCosignature")),
+        security=ADMIN,
+        tags=(TAG,),
+        project=project,
     )
 
 
