@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from kokon.cli.access import connect_server, table
 from kokon.cli.custody import (
@@ -21,8 +21,9 @@ from kokon.cli.custody import (
     described,
     state_of,
 )
-from kokon.cli.hardware import DEFAULT_HARDWARE, Hardware, completion, read_endorsements, read_policy
+from kokon.cli.hardware import DEFAULT_HARDWARE, Hardware
 from kokon.cli.output import emit, note, simulated_root
+from kokon.cli.serving import SERVING, Serving, demands_of, run_options
 from kokon.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,11 +39,7 @@ def serve(
     name: tuple[str, ...] = (),
     accept_simulated: tuple[str, ...] = (),
     new_certificate: bool = False,
-    literal_statuses: bool = False,
-    dev: bool = False,
-    accept_sample: bool = False,
-    rate: float = 50.0,
-    access_log: Literal["all", "failures", "none"] = "failures",
+    serving: Serving = SERVING,
     database: Database = DATABASE,
     opening: Opening = OPENING,
     hardware: Hardware = DEFAULT_HARDWARE,
@@ -67,28 +64,14 @@ def serve(
         over a restart.
     new_certificate
         Make a new TLS key and certificate. Launch documents pin the old one: every workload must be admitted anew.
-    literal_statuses
-        Answer guests with the statuses of the reference key broker, 401 for nearly all refusals.
-    dev
-        Let anybody administrate, without a token. Every answer, token and log entry is marked.
-    accept_sample
-        Take sample evidence, which nobody signed. It gets nothing: only refusals can be tried with it.
-    rate
-        Requests that one address may make in a second, four times as many at once, and a project ten times that; more
-        are told to come again later. 0: no limit, for what stands behind a proxy that limits.
-    access_log
-        Which requests have a line on standard error.
     hardware
         What is demanded of hardware.
     json
         Print one line of JSON on stdout when ready.
     """
-    from kokon.provisioning.core import Demands
     from kokon.provisioning.serve import ServeOptions, parse_fingerprint, parse_listen
     from kokon.provisioning.serve import serve as run
     from kokon.provisioning.state import read_settings
-    from kokon.provisioning.web.run import RunOptions, limits_of
-    from kokon.tee.endorsements import Endorsements
 
     host, port = parse_listen(listen)
     accepted = frozenset(parse_fingerprint(simulated_root(text)) for text in accept_simulated)
@@ -98,18 +81,12 @@ def serve(
         host=host,
         port=port,
         names=name,
-        demands=Demands(
-            read_endorsements(hardware) | Endorsements(accepted_simulated=accepted),
-            read_policy(hardware),
-            completion(hardware, accepted),
-            sample=accept_sample,
-            development=dev,
-        ),
+        demands=demands_of(hardware, accepted, serving),
         settings=None if url is None else replace(read_settings(directory), database=url),
         secret=asker(opening),
         new_certificate=new_certificate,
-        literal_statuses=literal_statuses,
-        run=RunOptions(limits_of(rate), lines=access_log),
+        literal_statuses=serving.literal_statuses,
+        run=run_options(serving),
     )
     run(options, lambda ready: _announce(ready, json))
 

@@ -93,8 +93,7 @@ def allow(
 
     Example: `kokon workload allow clinic --signer author.pub --minimum-version 2.1.0 --secret clinic/db-password`
 
-    Each image is then let in by `kokon workload release`, which an operator may do, and only under the rule as it is
-    at that time; what no longer fits a changed rule gets nothing any more.
+    `kokon workload release` then lets images in, which an operator may do; what no longer fits a rule gets nothing.
 
     Parameters
     ----------
@@ -117,8 +116,7 @@ def allow(
     days
         How many days the rule is good for.
     previous
-        Digest of the workload's record that you have seen (`none` for a new one): if it was changed meanwhile, nothing
-        is admitted.
+        Digest of the workload's record that you have seen (`none` for a new one): nothing is done if it was changed.
     json
         Print JSON.
     """
@@ -132,8 +130,7 @@ def allow(
         "not_after": end_of(days),
         **limits_of(limits, "policy"),
     }
-    if certifiers_needed is not None:
-        rule["certifiers_needed"] = certifiers_needed
+    rule |= {} if certifiers_needed is None else {"certifiers_needed": certifiers_needed}
     _admit(name, {"name": name, "rule": rule}, previous, access, json)
 
 

@@ -41,6 +41,8 @@ _CONNECT = {"connect_timeout": 5, "keepalives_idle": 20, "keepalives_interval": 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _UNREACHABLE = ("08", "57P", "53300")
 _RETRY = ("40001", "40P01")
+_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+"""No space for the file, and none for the index of its write-ahead log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +198,7 @@ def failure(error: Exception) -> HostError:
     """What a database's error means: `disk-full`, `store-unreachable` or `store-failed`. Never a value out of a row."""
     original = _original(error)
     state = getattr(original, "sqlstate", None) or ""
-    if getattr(original, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or state == "53100":
+    if getattr(original, "sqlite_errorcode", None) in _FULL or state == "53100":
         return HostError("disk-full", "no space is left for the server's database", hint="free space and try again")
     if lost(error):
         return HostError(

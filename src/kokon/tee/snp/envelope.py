@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from kokon.errors import MalformedError
 from kokon.tee.evidence import Evidence
-from kokon.tee.snp.report import TURIN_FAMILY, VLEK, Report, encode_report, parse_report, tcb_bytes
+from kokon.tee.snp.report import TURIN_FAMILY, VLEK, Report, encode_fields, parse_report, tcb_bytes
 from kokon.wire import Fields
 
 CERTIFICATE_LIMIT: Final = 16 * 1024
@@ -30,6 +30,9 @@ _SIZES: Final = {
 }
 _TCBS: Final = ("current_tcb", "reported_tcb", "committed_tcb", "launch_tcb")
 _VERSIONS: Final = ("current", "committed")
+_COMPONENTS: Final = ("bootloader", "tee", "snp", "microcode")
+_WORD: Final = 2**32 - 1
+_LONG: Final = 2**64 - 1
 
 
 def to_envelope(evidence: Evidence) -> dict[str, Any]:
@@ -78,9 +81,9 @@ def from_envelope(value: Any) -> Evidence:
     `bytes-malformed`, `certificate-kind`, `tcb-layout`, and those of `parse_report`.
     """
     fields = Fields(value, "SNP evidence")
-    report = encode_report(_parse_report_object(fields.table("attestation_report")))
-    kind = VLEK if parse_report(report).signing_key == VLEK else 0
-    chain = _chain(fields.value("cert_chain", default=None), "VLEK" if kind else "VCEK")
+    report = _read_report(fields.table("attestation_report"))
+    vlek = parse_report(report).signing_key == VLEK
+    chain = _chain(fields.value("cert_chain", default=None), "VLEK" if vlek else "VCEK")
     fields.finish()
     return Evidence("snp", report, chain)
 
@@ -130,7 +133,7 @@ def _tcb(value: Any, what: str, *, turin: bool) -> bytes:
     fmc = fields.value("fmc", default=None)
     if (fmc is not None) != turin:
         raise MalformedError("tcb-layout", f"{what} and CPU family do not agree about FMC", found=fmc)
-    components = {name: fields.integer(name, high=255) for name in ("bootloader", "tee", "snp", "microcode")}
+    components = {name: fields.integer(name, high=255) for name in _COMPONENTS}
     if turin:
         components["fmc"] = Fields({"fmc": fmc}, what).integer("fmc", high=255)
     fields.finish()
@@ -159,34 +162,50 @@ def _mitigations(fields: Fields, name: str) -> int:
     value = fields.value(name, default=None)
     if value is None:
         return 0
-    return Fields({name: value}, "SNP report").integer(name, high=2**64 - 1)
+    return Fields({name: value}, "SNP report").integer(name, high=_LONG)
 
 
-def _parse_report_object(value: Any) -> Report:
+def _read_report(value: Any) -> bytes:
+    """The 1184 bytes. Every size is checked here; what the bytes say is for `parse_report`."""
     fields = Fields(value, "SNP report")
-    version = fields.integer("version", high=2**32 - 1)
+    version = fields.integer("version", high=_WORD)
     cpuid = _cpuid(fields, version)
     tcbs = {name: fields.table(name) for name in _TCBS}
     turin = cpuid[0] == TURIN_FAMILY if version >= 3 else tcbs["reported_tcb"].get("fmc") is not None
+    tcb = {name: _tcb(found, name, turin=turin) for name, found in tcbs.items()}
+    octets = {name: _octets(fields.value(name), name, size) for name, size in _SIZES.items()}
+    firmware = {name: _firmware_version(fields.table(name), name) for name in _VERSIONS}
     signature = Fields(fields.table("signature"), "SNP signature")
     r, s = (_octets(signature.value(name), f"signature {name}", 72) for name in ("r", "s"))
     signature.finish()
-    members: dict[str, Any] = {name: _octets(fields.value(name), name, size) for name, size in _SIZES.items()}
-    members |= {name: _tcb(tcbs[name], name, turin=turin) for name in _TCBS}
-    members |= {f"{name}_version": _firmware_version(fields.table(name), name) for name in _VERSIONS}
-    report = Report(
-        version=version,
-        guest_svn=fields.integer("guest_svn", high=2**32 - 1),
-        policy=fields.integer("policy", high=2**64 - 1),
-        vmpl=fields.integer("vmpl", high=2**32 - 1),
-        signature_algorithm=fields.integer("sig_algo", high=2**32 - 1),
-        platform_info=fields.integer("plat_info", high=2**64 - 1),
-        key_info=fields.integer("key_info", high=2**32 - 1),
-        cpuid=cpuid,
-        launch_mitigations=_mitigations(fields, "launch_mit_vector"),
-        current_mitigations=_mitigations(fields, "current_mit_vector"),
+    raw = encode_fields(
+        version,
+        fields.integer("guest_svn", high=_WORD),
+        fields.integer("policy", high=_LONG),
+        octets["family_id"],
+        octets["image_id"],
+        fields.integer("vmpl", high=_WORD),
+        fields.integer("sig_algo", high=_WORD),
+        tcb["current_tcb"],
+        fields.integer("plat_info", high=_LONG),
+        fields.integer("key_info", high=_WORD),
+        octets["report_data"],
+        octets["measurement"],
+        octets["host_data"],
+        octets["id_key_digest"],
+        octets["author_key_digest"],
+        octets["report_id"],
+        octets["report_id_ma"],
+        tcb["reported_tcb"],
+        cpuid,
+        octets["chip_id"],
+        tcb["committed_tcb"],
+        firmware["current"],
+        firmware["committed"],
+        tcb["launch_tcb"],
+        _mitigations(fields, "launch_mit_vector"),
+        _mitigations(fields, "current_mit_vector"),
         signature=r + s,
-        **members,
     )
     fields.finish()
-    return report
+    return raw

@@ -50,7 +50,7 @@ PLATFORM_BITS: Final[Mapping[str, int]] = {
 VCEK = 0
 VLEK = 1
 
-_HEAD = struct.Struct("<IIQ16s16sII8sQI4s64s48s32s48s48s32s32s8s3s21s64s8s3sx3sx8sQQ")
+_HEAD = struct.Struct("<IIQ16s16sII8sQI4x64s48s32s48s48s32s32s8s3s21x64s8s3sx3sx8sQQ")
 _NAMES = (
     "version",
     "guest_svn",
@@ -62,7 +62,6 @@ _NAMES = (
     "current_tcb",
     "platform_info",
     "key_info",
-    None,
     "report_data",
     "measurement",
     "host_data",
@@ -72,7 +71,6 @@ _NAMES = (
     "report_id_ma",
     "reported_tcb",
     "cpuid",
-    None,
     "chip_id",
     "committed_tcb",
     "current_version",
@@ -81,7 +79,11 @@ _NAMES = (
     "launch_mitigations",
     "current_mitigations",
 )
-_TCBS = ("current_tcb", "reported_tcb", "committed_tcb", "launch_tcb")
+"""The fields in their order, as in `Report`; its signature follows."""
+_TCBS = tuple(map(_NAMES.index, ("current_tcb", "reported_tcb", "committed_tcb", "launch_tcb")))
+_CPUID = _NAMES.index("cpuid")
+_TRIPLES = tuple(map(_NAMES.index, ("cpuid", "current_version", "committed_version")))
+_SIGNATURE = slice(SIGNED_SIZE, SIGNED_SIZE + 2 * SIGNATURE_SCALAR)
 _TURIN = ("fmc", "bootloader", "tee", "snp", None, None, None, "microcode")
 _MILAN = ("bootloader", "tee", None, None, None, None, "snp", "microcode")
 TURIN_FAMILY = 0x1A
@@ -192,42 +194,84 @@ def parse_report(raw: bytes) -> Report:
         raise MalformedError(
             "report-size", "the SNP report has a wrong size", expected=f"{REPORT_SIZE} bytes", found=len(raw)
         )
-    values = _HEAD.unpack_from(raw)
-    version, key_info, cpuid = values[0], values[9], values[19]
+    return _parse(raw)
+
+
+@lru_cache(maxsize=64)
+def _parse(raw: bytes) -> Report:
+    """Remembered for a moment: who reads evidence out of an envelope verifies it next."""
+    values = list(_HEAD.unpack_from(raw))
+    version = values[0]
     if version not in VERSIONS:
         raise MalformedError("report-version", "unknown version of the SNP report", expected="2 to 5", found=version)
-    _zero(raw[0x4C:0x50] + raw[0x18B:0x1A0] + raw[0x1EB:0x1EC] + raw[0x1EF:0x1F0], "a reserved field")
-    _zero(raw[_HEAD.size : SIGNED_SIZE], "the reserved end of the signed part")
-    _zero(raw[SIGNED_SIZE + 2 * SIGNATURE_SCALAR :], "the part after the signature")
-    _zero((key_info >> 5).to_bytes(4, "little"), "the key information")
-    if version < 3:
-        _zero(cpuid, "the CPUID field of a version 2 report")
-    if version < 5:
-        _zero(raw[0x1F8:0x208], "the mitigation vectors before version 5")
-    members: dict[str, Any] = {name: value for name, value in zip(_NAMES, values, strict=True) if name is not None}
-    tcbs = [members[name] for name in _TCBS]
-    turin = cpuid[0] == TURIN_FAMILY if version >= 3 else _only_turin(*tcbs)
+    if int.from_bytes(raw, "big") & _RESERVED[version]:
+        _refuse_reserved(raw, version)
+    tcbs = [values[place] for place in _TCBS]
+    turin = values[_CPUID][0] == TURIN_FAMILY if version >= 3 else _only_turin(*tcbs)
     for tcb in tcbs:
-        tcb_components(tcb, turin=turin)
-    for name in ("cpuid", "current_version", "committed_version"):
-        members[name] = tuple(members[name])
-    return Report(**members, signature=raw[SIGNED_SIZE : SIGNED_SIZE + 2 * SIGNATURE_SCALAR])
+        _components(tcb, turin)
+    for place in _TRIPLES:
+        values[place] = tuple(values[place])
+    return Report(*values, signature=raw[_SIGNATURE])
+
+
+def _reserved(version: int) -> dict[str, list[tuple[int, bytes]]]:
+    """Bits that must be zero in a report of that version, by what they are: offset and mask of the bytes."""
+    gaps = ((0x4C, 0x50), (0x18B, 0x1A0), (0x1EB, 0x1EC), (0x1EF, 0x1F0))
+    found = {
+        "a reserved field": [_whole(*gap) for gap in gaps],
+        "the reserved end of the signed part": [_whole(_HEAD.size, SIGNED_SIZE)],
+        "the part after the signature": [_whole(_SIGNATURE.stop, REPORT_SIZE)],
+        "the key information": [(0x48, b"\xe0\xff\xff\xff")],
+    }
+    if version < 3:
+        found["the CPUID field of a version 2 report"] = [_whole(0x188, 0x18B)]
+    if version < 5:
+        found["the mitigation vectors before version 5"] = [_whole(0x1F8, 0x208)]
+    return found
+
+
+def _whole(start: int, end: int) -> tuple[int, bytes]:
+    return start, b"\xff" * (end - start)
+
+
+def _mask(version: int) -> int:
+    """The same as one number, to look at all of them at once."""
+    mask = bytearray(REPORT_SIZE)
+    for places in _reserved(version).values():
+        for start, bits in places:
+            mask[start : start + len(bits)] = bits
+    return int.from_bytes(mask, "big")
+
+
+_RESERVED: Final = {version: _mask(version) for version in VERSIONS}
+
+
+def _refuse_reserved(raw: bytes, version: int) -> None:
+    """Say which of the reserved bits is set."""
+    for what, places in _reserved(version).items():
+        for start, bits in places:
+            _zero(bytes(found & bit for found, bit in zip(raw[start:], bits, strict=False)), what)
 
 
 def encode_report(report: Report) -> bytes:
     """The 1184 bytes of a report; inverse of `parse_report`. Raises `MalformedError` (`report-field`)."""
-    values: list[Any] = []
-    try:
-        for name in _NAMES:
-            value = b"" if name is None else getattr(report, name)
-            values.append(bytes(value) if isinstance(value, tuple) else value)
-        head = _HEAD.pack(*values)
-    except (struct.error, ValueError, TypeError) as error:
-        raise MalformedError("report-field", "a field does not fit into the SNP report", found=error) from error
-    raw = (head.ljust(SIGNED_SIZE, b"\0") + report.signature).ljust(REPORT_SIZE, b"\0")
+    raw = encode_fields(*(getattr(report, name) for name in _NAMES), signature=report.signature)
     if parse_report(raw) != report:
         raise MalformedError("report-field", "a field of the SNP report has a wrong size")
     return raw
+
+
+def encode_fields(*fields: Any, signature: bytes) -> bytes:
+    """The same from fields in the order of `Report`, whose sizes are known to be right; parse what comes out.
+
+    Raises `MalformedError` (`report-field`).
+    """
+    try:
+        head = _HEAD.pack(*(bytes(field) if type(field) is tuple else field for field in fields))
+    except (struct.error, ValueError, TypeError) as error:
+        raise MalformedError("report-field", "a field does not fit into the SNP report", found=error) from error
+    return (head.ljust(SIGNED_SIZE, b"\0") + signature).ljust(REPORT_SIZE, b"\0")
 
 
 def _only_turin(*tcbs: bytes) -> bool:

@@ -135,8 +135,7 @@ class Postgres:
         """The URL of a new database whose tables and indexes are in a directory."""
         if self._as:
             shutil.chown(place, self._as["user"], self._as["group"])
-            for parent in place.parents[:2]:
-                parent.chmod(0o711)
+            place.parent.chmod(0o711)
         url, name = self.create(), next(self._names)
         with psycopg.connect(self.url("public"), autocommit=True) as connection:
             connection.execute(f"CREATE TABLESPACE {name} LOCATION '{place}'".encode())

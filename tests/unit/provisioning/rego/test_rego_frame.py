@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kokon.provisioning.rego.frame import FrameError, body_size, pack, read_message, unpack, write_message
@@ -27,6 +27,7 @@ def pipe() -> Iterator[tuple[int, int]]:
             pass
 
 
+@settings(max_examples=50)
 @given(JSON)
 def test_there_and_back(value: object) -> None:
     packed = pack({"a": value})

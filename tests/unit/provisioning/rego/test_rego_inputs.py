@@ -291,7 +291,9 @@ def test_a_register_that_the_log_does_not_lead_to_is_not_shown() -> None:
 def test_digests_of_other_algorithms_are_not_shown() -> None:
     """SHA3-384 is as long as SHA-384: a digest that was never extended must not be taken for one that was."""
     log = parse_event_log(LOG)
-    events = tuple(replace(one, digests={**one.digests, "sha3-384": FORGED, "sha256": FORGED[:32]}) for one in log.events)
+    events = tuple(
+        replace(one, digests={**one.digests, "sha3-384": FORGED, "sha256": FORGED[:32]}) for one in log.events
+    )
     assert shown(EventLog(events, (*log.algorithms, "sha3-384", "sha256"))) == shown(log)
 
 

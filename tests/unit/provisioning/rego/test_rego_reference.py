@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rego_kit import NOW, message, references, refusal
 
@@ -100,6 +100,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(NAMES, JSON, st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1)))  # noqa: DTZ001 - made aware below
 def test_the_stored_form(name: str, value: Any, moment: datetime) -> None:
     stored = StoredValue(name, value, moment.replace(microsecond=0, tzinfo=UTC))
