@@ -109,8 +109,8 @@ def appraise_by_policy(
 
     `base` is what `appraise` made of the evidence's claims without reference values, under the owner's rules for every
     platform. `runtime_data` is what the report data must be a digest of (`kbs.messages.runtime_data`), `init_data` the
-    launch document: if one is not bound to the evidence, that is a failed check, and the policy does not see it. The key
-    of a TPM for which nobody vouches may stand in the reference value `trusted_aks` instead.
+    launch document: if one is not bound to the evidence, that is a failed check, and the policy does not see it. A
+    TPM's key that nobody vouches for may stand in the reference value `trusted_aks` instead.
 
     Raises `DeniedError` (`policy-unknown`), `MalformedError` (`event-log-malformed`, `init-data-malformed`), and as
     `PolicyEngine`.

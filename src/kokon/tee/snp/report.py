@@ -212,7 +212,8 @@ def _parse(raw: bytes) -> Report:
         _components(tcb, turin)
     for place in _TRIPLES:
         values[place] = tuple(values[place])
-    return Report(*values, signature=raw[_SIGNATURE])
+    values.append(raw[_SIGNATURE])
+    return Report(*values)
 
 
 def _reserved(version: int) -> dict[str, list[tuple[int, bytes]]]:

@@ -229,6 +229,10 @@ def fill_up(store: Store, value: bytes = os.urandom(20_000)) -> tuple[list[str],
 def check_full(store: Store, names: list[str], value: bytes) -> None:
     """What was acknowledged is there while the disk is full, and nothing else."""
     assert len(names) > 10
+    check_named(store, names, value)
+
+
+def check_named(store: Store, names: list[str], value: bytes) -> None:
     assert set(store.snapshot("default").names("secret")) == set(names)
     store._cache = Cache(0)
     assert all(store.read("default", "secret", name) == value for name in names)
@@ -247,16 +251,28 @@ def test_a_disk_that_is_really_full(disk: Disk) -> None:
         check_full(store, [*names, "more"], value)
 
 
-def test_a_server_that_starts_on_a_full_disk(disk: Disk) -> None:
+def test_a_server_that_filled_its_disk_starts_again(disk: Disk) -> None:
+    """All that it needs for reading is there."""
     lab, value = Lab(disk.place / "kokon.db"), os.urandom(20_000)
     with lab.open() as store:
         names, _ = fill_up(store, value)
-    _use_up(disk.place)
-    assert _code(lab.open) == "disk-full"
-    disk.free()
     with lab.open() as store:
         check_full(store, names, value)
+        assert _code(lambda: store.commit(put("more", value))) == "disk-full"
+        disk.free()
         assert store.commit(put("more", value)).versions == (1,)
+
+
+def test_a_server_that_starts_on_a_disk_that_others_filled(disk: Disk) -> None:
+    lab = Lab(disk.place / "kokon.db")
+    with lab.open() as store:
+        store.commit(put("a"))
+    _use_up(disk.place)
+    assert _code(lambda: lab.open().close()) == "disk-full"
+    disk.free()
+    with lab.open() as store:
+        check_named(store, ["a"], b"value")
+        assert store.commit(put("more")).versions == (1,)
 
 
 def test_a_disk_of_postgresql_that_is_really_full(postgres: Postgres, disk: Disk) -> None:

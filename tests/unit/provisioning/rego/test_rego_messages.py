@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from datetime import timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rego_kit import NOW, references, refusal
 
-from kokon.errors import DeniedError
+from kokon.errors import DeniedError, MalformedError
 from kokon.provisioning.rego.messages import (
     BODY_LIMIT,
     PolicyMessage,
@@ -129,10 +130,8 @@ def test_there_and_back(text: str) -> None:
 @given(st.binary(max_size=40) | st.text(alphabet='{}":,[]policy_dtpe0 \\', max_size=40).map(str.encode))
 def test_anything_is_read_or_refused(data: bytes) -> None:
     for parse in (parse_resource_policy, parse_attestation_policy, lambda one: parse_reference_values(one, NOW)):
-        try:
+        with contextlib.suppress(MalformedError):
             parse(data)
-        except Exception as error:
-            assert refusal(lambda error=error: (_ for _ in ()).throw(error)).kind == "malformed"  # type: ignore[misc]
 
 
 def test_values_there_and_back() -> None:
