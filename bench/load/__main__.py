@@ -12,7 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.load.scenarios import Finding, Note, Stage, crowd, database_killed, replica_killed, stage
+from bench.load.faults import clock_jumps, database_disk_full, disk_full
+from bench.load.fleet import Fleet, fleet
+from bench.load.hostile import huge_bodies, idle_connections, malformed_tls, slow_peers
+from bench.load.scenarios import Finding, Note, Stage, crowd, database_killed, prepare, replica_killed, stage
 from bench.load.seen import BrokenPromise
 from kokon.errors import KokonError
 
@@ -31,11 +34,29 @@ def _staged(run: Callable[[Stage, bool, Note], list[Finding]]) -> Scenario:
     return scenario
 
 
+def _alone(run: Callable[[Fleet, bool, Note], list[Finding]]) -> Scenario:
+    """A scenario that needs one server, on SQLite."""
+
+    def scenario(area: Path, quick: bool, note: Note) -> list[Finding]:
+        with fleet(area, 1, None) as on:
+            prepare(on)
+            return run(on, quick, note)
+
+    return scenario
+
+
 SCENARIOS: Mapping[str, Scenario] = {
     "crowd": _staged(
         lambda on, quick, note: crowd(on, 60 if quick else 500, 1500 if quick else HANDSHAKES, note, allowed=12.0)
     ),
     "replica-killed": _staged(lambda on, quick, note: replica_killed(on, 20, 4.0 if quick else 60.0, note)),
+    "slow-peers": _alone(lambda on, quick, _: slow_peers(on, 9 if quick else 300, 60.0)),
+    "idle-connections": _alone(lambda on, quick, _: idle_connections(on, 900 if quick else 10_000)),
+    "huge-bodies": _alone(lambda on, _quick, _note: huge_bodies(on, 1 << 30)),
+    "malformed-tls": _alone(lambda on, quick, _: malformed_tls(on, 120 if quick else 3000)),
+    "clock": _alone(lambda on, _quick, note: clock_jumps(on, note)),
+    "disk-full": lambda area, _quick, note: disk_full(area, note),
+    "database-disk-full": lambda area, _quick, note: database_disk_full(area, note),
     "database-killed": _staged(lambda on, quick, note: database_killed(on, 20, 4.0 if quick else 60.0, note)),
 }
 

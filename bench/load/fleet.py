@@ -68,7 +68,7 @@ class Replica:
         out = self.process.stdout
         if out is None or not select.select([out], [], [], seconds)[0] or not (line := out.readline()):
             self.kill()
-            raise HostError("bench-server", "a replica did not start", found=self.log.read_text()[-800:])
+            raise HostError("bench-server", "a replica did not start", found=self.log.read_text()[-3000:])
         self.port = int(json.loads(line)["url"].rpartition(":")[2])
         return time.monotonic() - begin
 

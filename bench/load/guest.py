@@ -193,6 +193,14 @@ class GuestClient:
             self.cookie = cookie.partition(";")[0]
         return answer
 
+    async def ask_with(self, token: str, path: str) -> Reply:
+        """GET with a token instead of the session. Raises those of `_GONE`."""
+        answer = await self._line.ask("GET", path, None, {"Authorization": f"Bearer {token}"})
+        self.seen.statuses[answer.status] += 1
+        if answer.status in LATER and not answer.headers.get("retry-after", "").isdecimal():
+            self.seen.wrong(f"{answer.status} to GET {path} without Retry-After: {answer.body[:200]!r}")
+        return answer
+
     async def _fine(self, answer: Reply, where: str) -> bool:
         if answer.status == 200:
             return True

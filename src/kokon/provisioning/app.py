@@ -214,9 +214,11 @@ def _failed(request: Request, error: KokonError) -> Response:
     where = _where(request)
     answer = refusal_of(error, where, literal=_surroundings(request).literal and where != "admin")
     members: dict[str, Any] = dict(answer.document) if _is_kbs(request) else {}
+    headers = dict(answer.headers)
     if where == "admin":
         members["error"] = error.as_dict()
-    return JSONResponse(members, answer.status, answer.headers)
+        headers |= {"WWW-Authenticate": "Bearer"} if answer.status == 401 else {}
+    return JSONResponse(members, answer.status, headers)
 
 
 def _where(request: Request) -> Where:

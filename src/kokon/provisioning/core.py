@@ -61,6 +61,18 @@ class Counters(Protocol):
         """Something was denied."""
         ...
 
+    def release(self) -> None:
+        """A resource was released."""
+        ...
+
+    def commit(self, works: int, seconds: float) -> None:
+        """That many works were committed together."""
+        ...
+
+    def watch_policies(self, lost: Callable[[], int]) -> None:
+        """Where to read how many policy workers were lost."""
+        ...
+
 
 class Uncounted:
     """Counts nothing."""
@@ -69,6 +81,15 @@ class Uncounted:
         """Nothing."""
 
     def denial(self, code: str) -> None:
+        """Nothing."""
+
+    def release(self) -> None:
+        """Nothing."""
+
+    def commit(self, works: int, seconds: float) -> None:
+        """Nothing."""
+
+    def watch_policies(self, lost: Callable[[], int]) -> None:
         """Nothing."""
 
 
@@ -114,6 +135,8 @@ class Core:
         self.spent = SpentNonces()
         self.tokens = Tokens(store, clock(), demands.marks)
         self.rego = PolicyEngine()
+        self.counters.watch_policies(lambda: sum(self.rego.statistics().lost.values()))
+        store.observe(self.counters.commit)
         self._catalogues = Catalogues(store)
         self._throttles: dict[str, Throttle] = {}
         self._lock = threading.Lock()

@@ -260,6 +260,7 @@ class Guests:
                 await self._submit(Work(project, (entry,), generation=catalogue.generation))
             except StaleDecision:
                 continue
+            core.counters.release()
             return message
         raise busy()
 

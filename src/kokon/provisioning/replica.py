@@ -106,6 +106,7 @@ def open_replica(
         store, logs = _open_store(directory, master, settings, clock, stack)
         keys = open_keys(store, names, clock(), renew=new_certificate)
         core = Core(store, keys, store.ring.subkey("session"), demands, clock, counters)
+        stack.callback(core.rego.close)
         _remember_public(directory, keys)
         replica = Replica(directory, store, keys, core, logs)
         if not store.snapshot(SERVER).names(PRINCIPAL):

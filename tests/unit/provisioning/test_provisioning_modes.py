@@ -70,6 +70,24 @@ def test_sample_evidence_is_never_affirming(start_server: Any) -> None:
     assert server.denial(answer)[0]
 
 
+def test_what_is_counted(server: Any, chip: Any) -> None:
+    server.attest(chip, server.admit())
+    assert server.guest.get("/kbs/v0/resource/clinic/secret/db-password").status_code == 200
+    assert server.guest.get("/kbs/v0/resource/clinic/secret/none").status_code == 403
+    figures = server.guest.get("/metrics").text
+    for line in (
+        'kokon_handshakes_total{outcome="granted",tee="snp"} 1.0',
+        "kokon_releases_total 1.0",
+        'kokon_denials_total{code="resource-not-granted"} 1.0',
+        'kokon_http_requests_total{operation="get-resource",status="200"} 1.0',
+        "kokon_policy_workers_lost 0.0",
+    ):
+        assert line in figures.splitlines()
+    assert "kokon_commit_seconds_count 0.0" not in figures
+    assert server.guest.get("/readyz").json() == {"ready": True, "checks": {"database": "ok"}}
+    assert server.guest.get("/openapi.json").json()["openapi"] == "3.1.0"
+
+
 def test_literal_statuses(start_server: Any, accepted: Endorsements, chip: Any) -> None:
     server = start_server(accepted, literal_statuses=True)
     document = server.admit()

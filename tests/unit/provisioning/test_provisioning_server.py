@@ -433,6 +433,7 @@ def test_admin_needs_the_token(server) -> None:
             headers = {"Authorization": f"Bearer {shown}"} if shown else {}
             answer = server.guest.request(method, path, headers=headers)
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, code), path
+            assert answer.headers["www-authenticate"] == "Bearer"
     assert [entry["event"] for entry in server.server_events()].count("admin-denied") == 3 * len(calls)
 
 

@@ -284,6 +284,10 @@ class Store:
         """
         return sum(_purge(self, project, now) for project in tuple(self._context.states))
 
+    def observe(self, committed: Callable[[int, float], None]) -> None:
+        """Have `committed` told of each transaction: how many works it did, and the seconds that it took."""
+        self._writer.committed = committed
+
     def ping(self) -> None:
         """Whether the database answers; raises those of `failure` if not."""
         with self.backend.glance() as connection:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -55,6 +56,7 @@ class Writer:
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._gate = threading.Lock()
         self._closed = False
+        self.committed: Callable[[int, float], None] = lambda _works, _seconds: None
         self._thread = threading.Thread(target=self._run, name="kokon-writer", daemon=True)
         self._thread.start()
 
@@ -142,6 +144,7 @@ class Writer:
         """One transaction for all; one for each, should the database refuse a row of one of them."""
         if not jobs:
             return
+        begun = time.monotonic()
         try:
             done = self._transact(lambda connection: batch.run(connection, self._context, jobs))
         except REFUSALS:
@@ -151,6 +154,7 @@ class Writer:
                 self._do_alone(job)
             return
         self._publish(done)
+        self.committed(len(jobs), time.monotonic() - begun)
 
     def _do_alone(self, job: Job) -> None:
         try:

@@ -58,9 +58,7 @@ class Metrics:
         self._connection_events = Counter(
             "kokon_connection_events", "Connections that were cut off or refused", ["event"], registry=registry
         )
-        self._crashes = Counter("kokon_policy_engine_crashes", "Policy workers that died", registry=registry)
-        cache = Counter("kokon_token_cache_lookups", "Look-ups of verified tokens", ["result"], registry=registry)
-        self._cache = {hit: cache.labels("hit" if hit else "miss").inc for hit in (True, False)}
+        self._lost = Gauge("kokon_policy_workers_lost", "Policy workers that crashed or were killed", registry=registry)
         self._bound: dict[tuple[str, str], _Child] = {}
         self._codes: dict[str, _Child] = {}
         self._observe = {name: self._seconds.labels(name).observe for name in (*self._operations, OTHER)}
@@ -71,7 +69,6 @@ class Metrics:
         }
         self._events = {note: self._connection_events.labels(note).inc for note in (*NOTES, OTHER)}
         self.release = self._releases.inc
-        self.policy_crash = self._crashes.inc
 
     def request(self, operation: str | None, status: int, seconds: float) -> None:
         """A request was answered. None as its operation, or one that does not exist, is `other`; so is no status."""
@@ -106,14 +103,14 @@ class Metrics:
         """What a pool of connections notes: one of `kokon.provisioning.web.pool.NOTES`."""
         self._events.get(note, self._events[OTHER])()
 
-    def token_lookup(self, *, hit: bool) -> None:
-        """A token was looked for in the cache of verified ones."""
-        self._cache[hit]()
-
     def watch(self, connections: Callable[[], int], in_flight: Callable[[], int]) -> None:
         """Where to read, when asked, how many connections are open and requests under way."""
         self._connections.set_function(connections)
         self._in_flight.set_function(in_flight)
+
+    def watch_policies(self, lost: Callable[[], int]) -> None:
+        """Where to read how many policy workers were lost since the start."""
+        self._lost.set_function(lost)
 
     def render(self) -> bytes:
         """All figures in Prometheus' text format."""

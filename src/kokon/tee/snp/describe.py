@@ -28,12 +28,10 @@ _ALGORITHMS: Final = {ECDSA_P384_SHA384: "ECDSA P-384 with SHA-384"}
 _OCTETS: Final = (
     "family_id",
     "image_id",
-    "report_data",
     "measurement",
     "host_data",
     "id_key_digest",
     "author_key_digest",
-    "report_id",
     "report_id_ma",
     "chip_id",
 )
@@ -78,13 +76,21 @@ def describe_report(report: Report) -> dict[str, Any]:
         "committed_version": _version(report.committed_version),
         "launch_mit_vector": None if report.version < 5 else f"{report.launch_mitigations:#x}",
         "current_mit_vector": None if report.version < 5 else f"{report.current_mitigations:#x}",
-        "signature_r": report.signature[:SIGNATURE_SCALAR].hex(),
-        "signature_s": report.signature[SIGNATURE_SCALAR:].hex(),
         "product": product_of(report),
         "unknown_bits": {name: f"{value:#x}" for name, value in unknown_bits(report).items()},
     }
-    members |= {name: getattr(report, name).hex() for name in _OCTETS}
+    members |= {name: getattr(report, name).hex() for name in _OCTETS} | describe_own(report)
     return members | tcbs | _service_names(policy, platform, tcbs["reported_tcb"], members["host_data"])
+
+
+def describe_own(report: Report) -> dict[str, str]:
+    """Those of the fields that differ between reports of one image on one machine."""
+    return {
+        "report_data": report.report_data.hex(),
+        "report_id": report.report_id.hex(),
+        "signature_r": report.signature[:SIGNATURE_SCALAR].hex(),
+        "signature_s": report.signature[SIGNATURE_SCALAR:].hex(),
+    }
 
 
 def _version(version: tuple[int, int, int]) -> dict[str, int]:

@@ -6,7 +6,7 @@ signature picks among them. What is derived from certificates alone is remembere
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -44,10 +44,17 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class _Pool:
-    """Certificates of a caller, told apart: those of chips by their TCB, and all others."""
+    """Certificates of a caller, told apart: those of chips, by the chip's id too (None: a VLEK), and all others."""
 
     leaves: tuple[tuple[Certificate, ChipExtensions], ...]
+    by_chip: Mapping[bytes | None, tuple[tuple[Certificate, ChipExtensions], ...]]
     others: tuple[Certificate, ...]
+
+    def candidates(self, report: Report) -> tuple[tuple[Certificate, ChipExtensions], ...]:
+        """Those of the chips' that may have signed the report."""
+        if report.signing_key == VLEK or not any(report.chip_id):
+            return self.leaves
+        return self.by_chip.get(report.chip_id, ())
 
 
 def layout(report: Report, chip: ChipExtensions | None) -> bool:
@@ -110,7 +117,7 @@ def _candidates(
     for certificate in _parse_own(evidence.certificates):
         if _is_leaf(certificate):
             yield certificate, extensions_of(certificate)
-    fitting = (pair for pair in _divide(held).leaves if _fits(report, *pair))
+    fitting = (pair for pair in _divide(held).candidates(report) if _fits(report, *pair))
     for pair, _tried in zip(fitting, range(_TRIED), strict=False):
         yield pair
 
@@ -178,4 +185,7 @@ def _divide(ders: tuple[bytes, ...]) -> _Pool:
                 others.append(certificate)
         except MalformedError:
             continue
-    return _Pool(tuple(leaves), tuple(others))
+    by_chip: dict[bytes | None, list[tuple[Certificate, ChipExtensions]]] = {}
+    for certificate, chip in leaves:
+        by_chip.setdefault(chip_id_of(chip), []).append((certificate, chip))
+    return _Pool(tuple(leaves), {chip_id: tuple(found) for chip_id, found in by_chip.items()}, tuple(others))

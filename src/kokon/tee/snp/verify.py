@@ -7,7 +7,9 @@ in `appraisal`.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Final
@@ -19,16 +21,17 @@ from kokon.tee.endorsements import Endorsements
 from kokon.tee.evidence import Check, Claims, Evidence, Need, canonical_digest, failed, not_checked, passed
 from kokon.tee.path import build_path, check_leaf, check_path
 from kokon.tee.revocation import RevocationList, check_path_revoked
-from kokon.tee.snp.describe import SIGNING_KEYS, describe_report, unknown_bits
+from kokon.tee.snp.describe import SIGNING_KEYS, describe_own, describe_report, unknown_bits
 from kokon.tee.snp.platform import CHAIN_LENGTH, check_parameters, check_platform, platform_of
 from kokon.tee.snp.report import ECDSA_P384_SHA384, REPORT_SIZE, SIGNED_SIZE, VLEK, Report, parse_report, product_of
-from kokon.tee.snp.selection import LEAF_NAMES, Leaf, amd_authorities, authorities, find_leaf, layout
+from kokon.tee.snp.selection import LEAF_NAMES, Leaf, amd_authorities, authorities, extensions_of, find_leaf, layout
 
 _SIZE: Final = passed("size", f"{REPORT_SIZE} bytes")
 _RESERVED: Final = passed("reserved-bits")
 _ALGORITHM: Final = passed("signature-algorithm", "ECDSA P-384 with SHA-384")
 _CHIP_KEY: Final = passed("chip-key")
 _passed = lru_cache(maxsize=REMEMBERED)(passed)
+_NO_SIGNATURE: Final = bytes(REPORT_SIZE - SIGNED_SIZE)
 _UNTOLD: Final = ("Milan", "Genoa")
 """Product lines whose firmware made version 2 reports, which do not tell theirs."""
 
@@ -38,9 +41,78 @@ def verify_snp(evidence: Evidence, endorsements: Endorsements, now: datetime) ->
 
     Certificates come with the evidence or are among the endorsements; AMD's own are built in. Raises `MalformedError`
     for bytes of the evidence that do not parse, never for evidence that is merely untrustworthy.
+
+    What is found of one report holds for all others of the same guest image and machine, but for their signatures, and
+    until a certificate or a list begins or ends: it is remembered if nothing is wrong.
     """
     report = parse_report(evidence.report)
     leaf = find_leaf(report, evidence, endorsements.certificates, now)
+    if leaf is not None and leaf.signed:
+        key = leaf.certificate, evidence.certificates, evidence.parts.get("crl"), endorsements
+        since = _since(*key, now)
+        found = None if since is None else _alike(_common(evidence.report), *key, since)
+        if found is not None and not found.failures:
+            return _with_own(found, report, evidence.report, leaf.certificate)
+    return _verified(report, leaf, evidence, endorsements, now)
+
+
+def _common(raw: bytes) -> bytes:
+    """A report without what differs between those of one image on one machine: REPORT_DATA, REPORT_ID, the signature
+    (56860, "ATTESTATION_REPORT")."""
+    return raw[:0x50] + bytes(64) + raw[0x90:0x140] + bytes(32) + raw[0x160:SIGNED_SIZE] + _NO_SIGNATURE
+
+
+def _with_own(claims: Claims, report: Report, raw: bytes, leaf: Certificate) -> Claims:
+    """`claims` of a report like this one with what `_common` left out of it."""
+    return replace(
+        claims,
+        report_data=report.report_data,
+        details={**claims.details, **describe_own(report)},
+        canonical=canonical_digest("snp", raw[:SIGNED_SIZE], leaf.spki),
+    )
+
+
+def _since(
+    leaf: Certificate, came: tuple[bytes, ...], crl: bytes | None, endorsements: Endorsements, now: datetime
+) -> datetime | None:
+    """The last moment up to `now` at which a certificate or list that may matter began or ended."""
+    crls = endorsements.crls if crl is None else (*endorsements.crls, crl)
+    moments = _moments(leaf, came, endorsements.certificates, crls)
+    place = bisect_right(moments, now)
+    return moments[place - 1] if place else None
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _moments(
+    leaf: Certificate, came: tuple[bytes, ...], held: tuple[bytes, ...], crls: tuple[bytes, ...]
+) -> tuple[datetime, ...]:
+    """When what may be in a path from `leaf`, or on whose word it may be revoked, begins and ends to be valid."""
+    found: set[datetime] = set()
+    for certificate in (leaf, *authorities(leaf, came, held), *amd_authorities(leaf)):
+        found |= {certificate.not_before, certificate.not_after}
+    for crl in _lists(crls):
+        found |= {crl.this_update, crl.next_update or crl.this_update}
+    return tuple(sorted(found))
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _alike(
+    raw: bytes,
+    certificate: Certificate,
+    came: tuple[bytes, ...],
+    crl: bytes | None,
+    endorsements: Endorsements,
+    since: datetime,
+) -> Claims:
+    """The claims of all reports that are like `raw` and that `certificate` signed."""
+    evidence = Evidence("snp", raw, came, {} if crl is None else {"crl": crl})
+    leaf = Leaf(certificate, extensions_of(certificate), signed=True)
+    return _verified(parse_report(raw), leaf, evidence, endorsements, since)
+
+
+def _verified(
+    report: Report, leaf: Leaf | None, evidence: Evidence, endorsements: Endorsements, now: datetime
+) -> Claims:
     path = _find_path(leaf, evidence, endorsements, now) if leaf else ()
     root = path[-1] if path and path[-1].self_issued else None
     product = leaf.chip.product if leaf else product_of(report) or ""

@@ -108,7 +108,7 @@ def test_numbers_reach_the_policy_unchanged(engine: PolicyEngine, number: float)
         "default x := 33\nx := 3 if {\n\tinput.no\n}\nx := 3 if {\n\tinput.list\n}\nallow if x == 3",
         "x := 2 if input.no\nelse := 3 if input.list\ndefault allow = false\nallow if { x == 3 }",
         "allow if { each := input.list[_]; each == 2 }",
-        'm := {"a": 1} if { input.list } else := {}\nn := {} if input.list\nallow if object.union_n([m, n]) == {"a": 1}',
+        'm := {"a": 1} if input.list\nelse := {}\nn := {}\nallow if object.union_n([m, n]) == {"a": 1}',
         'found := [x | c := input["no"]["containers"][_]\n x := c["OCI"]]\nallow if count(found) == 0',
         "plugin = data.plugin\nallow if { plugin == `resource`; not input[`submods`][`cpu0`][`sample`] }",
         "bad if { some _, one in input.list; one != 1 }\nallow if { bad }",

@@ -26,9 +26,7 @@ def test_everything_is_counted() -> None:
     metrics.denial("measurement-unknown")
     metrics.commit(7, 0.02)
     metrics.connection_event("idle-timeout")
-    metrics.policy_crash()
-    metrics.token_lookup(hit=True)
-    metrics.token_lookup(hit=False)
+    metrics.watch_policies(lambda: 2)
     metrics.watch(lambda: 12, lambda: 3)
     found = samples(metrics)
     assert found["kokon_http_requests_total", (("operation", ROUTE), ("status", "200"))] == 2
@@ -41,9 +39,7 @@ def test_everything_is_counted() -> None:
     assert found["kokon_commit_batch_size_bucket", (("le", "4.0"),)] == 0
     assert found["kokon_commit_seconds_count", ()] == 1
     assert found["kokon_connection_events_total", (("event", "idle-timeout"),)] == 1
-    assert found["kokon_policy_engine_crashes_total", ()] == 1
-    assert found["kokon_token_cache_lookups_total", (("result", "hit"),)] == 1
-    assert found["kokon_token_cache_lookups_total", (("result", "miss"),)] == 1
+    assert found["kokon_policy_workers_lost", ()] == 2
     assert found["kokon_open_connections", ()] == 12
     assert found["kokon_requests_in_flight", ()] == 3
     assert CONTENT_TYPE.startswith("text/plain")
