@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kokon.provisioning.database.engines import Backend
     from kokon.provisioning.state import Settings
 
-Custody = Literal["file", "passphrase", "pkcs11"]
+Custody = Literal["file", "passphrase", "pkcs11", "enclave"]
 URL_LIMIT = 4096
 
 

@@ -113,9 +113,10 @@ def private_directory(directory: Path) -> None:
 def holder_of(
     name: HolderName, settings: Settings, secret: Callable[[str], bytes], derive: Derive | None = None
 ) -> Holder:
-    """The holder of that name; `secret` is asked for the passphrase or PIN by what it is, `derive` is this enclave's.
+    """The holder of that name; `secret` is asked for the passphrase or PIN by what it is, `derive` is an enclave's
+    (None: of the one that this is).
 
-    Raises `UsageError` (`custody-incomplete`), and as `secret` does.
+    Raises `UsageError` (`custody-incomplete`, `custody-no-enclave`), and as `secret` does.
     """
     if name == "passphrase":
         return PassphraseHolder(secret("passphrase"))
@@ -127,14 +128,9 @@ def holder_of(
         return TokenHolder(Path(settings.library), settings.token, settings.key, secret("PIN"))
     if name == "enclave":
         from kokon.provisioning.custody.enclave import EnclaveHolder
+        from kokon.provisioning.custody.here import this_enclave
 
-        if derive is None:
-            raise UsageError(
-                "custody-incomplete",
-                "the master key is for an enclave, and this is none",
-                hint="start the server in the enclave that the key was sealed in",
-            )
-        return EnclaveHolder(derive)
+        return EnclaveHolder(derive or this_enclave())
     return FileHolder()
 
 

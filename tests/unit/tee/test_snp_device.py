@@ -13,7 +13,14 @@ from kokon.tee import tsm
 from kokon.tee.evidence import Evidence
 from kokon.tee.registry import verify
 from kokon.tee.snp.certtable import encode_table
-from kokon.tee.snp.device import RESPONSE_SIZE, SNP_GET_EXT_REPORT, SNP_GET_REPORT, attest
+from kokon.tee.snp.device import (
+    RESPONSE_SIZE,
+    SNP_GET_DERIVED_KEY,
+    SNP_GET_EXT_REPORT,
+    SNP_GET_REPORT,
+    attest,
+    derived_key,
+)
 from kokon.tee.snp.recognise import recognise
 
 
@@ -144,3 +151,25 @@ def test_configfs_comes_first(tmp_path: Path, chip: Chip) -> None:
     with pytest.raises(MalformedError) as answer:
         attest(REPORT_DATA, tree=short)
     assert answer.value.code == "snp-device-answer"
+
+
+def test_a_key_of_the_chip(path: Path) -> None:
+    asked: list[bytes] = []
+
+    def ioctl(_descriptor: int, code: int, call: bytearray) -> int:
+        assert code == SNP_GET_DERIVED_KEY
+        _version, request, response, _errors = struct.unpack("=B7xQQQ", call)
+        asked.append(ctypes.string_at(request, 32))
+        ctypes.memmove(response, struct.pack("<I28x", status) + key, 64)
+        return 0
+
+    status, key = 0, bytes(range(32))
+    assert derived_key(fields=0b1001, device=path, ioctl=ioctl) == key
+    assert asked == [struct.pack("=IIQIIQ", 0, 0, 0b1001, 0, 0, 0)]
+    for status, key in ((0x16, bytes(range(32))), (0, bytes(32))):  # noqa: B007 - what the device answers with
+        with pytest.raises(MalformedError) as caught:
+            derived_key(fields=1, device=path, ioctl=ioctl)
+        assert caught.value.code == "snp-device-answer"
+    with pytest.raises(HostError) as missing:
+        derived_key(fields=1, device=path.with_name("none"))
+    assert missing.value.code == "snp-device-missing"

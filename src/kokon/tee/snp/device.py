@@ -21,14 +21,18 @@ from kokon.tee.snp.report import REPORT_SIZE, parse_report
 
 DEVICE: Final = "/dev/sev-guest"
 SNP_GET_REPORT: Final = 0xC020_5300
+SNP_GET_DERIVED_KEY: Final = 0xC020_5301
 SNP_GET_EXT_REPORT: Final = 0xC020_5302
-"""_IOWR('S', 0 and 2, struct snp_guest_request_ioctl), which has 32 bytes."""
+"""_IOWR('S', 0 to 2, struct snp_guest_request_ioctl), which has 32 bytes."""
+KEY_SIZE: Final = 32
 RESPONSE_SIZE: Final = 4000
 VMPL_LIMIT: Final = 3
 _MESSAGE_VERSION: Final = 1
 _CALL: Final = struct.Struct("=B7xQQQ")
 _REQUEST: Final = struct.Struct("=64sI28s")
 _EXTENDED: Final = struct.Struct("=96sQI4x")
+_KEY_REQUEST: Final = struct.Struct("=IIQIIQ")
+"""struct snp_derived_key_req: root key (0: VCEK), reserved, guest fields, VMPL, guest SVN, TCB version."""
 _HEADER: Final = struct.Struct("<II24s")
 _INVALID_LENGTH: Final = 1
 """SNP_GUEST_VMM_ERR_INVALID_LEN in the upper half of exitinfo2: the buffer for certificates is too small."""
@@ -65,6 +69,26 @@ def attest(
     return evidence
 
 
+def derived_key(*, fields: int, device: Location = DEVICE, ioctl: Ioctl = fcntl.ioctl) -> bytes:
+    """A 32-byte key of this chip that is the same for guests which are alike in `fields` (guest field select of
+    MSG_KEY_REQ, 56860: bit 0 policy, 3 measurement, 5 TCB).
+
+    Raises `HostError` (`snp-device-missing`, `snp-device-failed`), `MalformedError` (`snp-device-answer`).
+    """
+    descriptor = _open(device)
+    try:
+        data = _exchange(descriptor, SNP_GET_DERIVED_KEY, _KEY_REQUEST.pack(0, 0, fields, 0, 0, 0), ioctl)
+    finally:
+        os.close(descriptor)
+    status, _, _ = _HEADER.unpack_from(data)
+    key = data[_HEADER.size : _HEADER.size + KEY_SIZE]
+    if status != 0 or not any(key):
+        raise MalformedError(
+            "snp-device-answer", "the security processor gave no key", expected="status 0", found=f"status {status:#x}"
+        )
+    return key
+
+
 def _from_tsm(report_data: bytes, vmpl: int, tree: tsm.Tree) -> Evidence:
     report = tsm.read_report(report_data, privilege=vmpl, tree=tree)
     if report.provider != tsm.PROVIDERS["snp"]:
@@ -79,8 +103,18 @@ def _from_tsm(report_data: bytes, vmpl: int, tree: tsm.Tree) -> Evidence:
 
 
 def _from_ioctl(report_data: bytes, vmpl: int, device: Location, ioctl: Ioctl) -> Evidence:
+    descriptor = _open(device)
     try:
-        descriptor = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+        request = _REQUEST.pack(report_data, vmpl, bytes(28))
+        report, table = _extended(descriptor, request, ioctl)
+    finally:
+        os.close(descriptor)
+    return decode_extended(report + table)
+
+
+def _open(device: Location) -> int:
+    try:
+        return os.open(device, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         raise HostError(
             "snp-device-missing",
@@ -89,12 +123,6 @@ def _from_ioctl(report_data: bytes, vmpl: int, device: Location, ioctl: Ioctl) -
             found=error.strerror,
             hint="inside an SNP guest: modprobe sev-guest",
         ) from error
-    try:
-        request = _REQUEST.pack(report_data, vmpl, bytes(28))
-        report, table = _extended(descriptor, request, ioctl)
-    finally:
-        os.close(descriptor)
-    return decode_extended(report + table)
 
 
 def _extended(descriptor: int, request: bytes, ioctl: Ioctl) -> tuple[bytes, bytes]:
@@ -114,6 +142,20 @@ class _TableTooLargeError(Exception):
 
 def _call(descriptor: int, code: int, body: bytes, ioctl: Ioctl) -> bytes:
     """One guest message; the report out of the firmware's answer MSG_REPORT_RSP (56860)."""
+    data = _exchange(descriptor, code, body, ioctl)
+    status, size, _reserved = _HEADER.unpack_from(data)
+    if status != 0 or size != REPORT_SIZE:
+        raise MalformedError(
+            "snp-device-answer",
+            "the security processor refused the request",
+            expected=f"status 0, {REPORT_SIZE} bytes",
+            found=f"status {status:#x}, {size} bytes",
+        )
+    return data[_HEADER.size : _HEADER.size + REPORT_SIZE]
+
+
+def _exchange(descriptor: int, code: int, body: bytes, ioctl: Ioctl) -> bytes:
+    """One guest message; the firmware's answer."""
     sent, answer = array.array("B", body), array.array("B", bytes(RESPONSE_SIZE))
     call = bytearray(_CALL.pack(_MESSAGE_VERSION, sent.buffer_info()[0], answer.buffer_info()[0], 0))
     try:
@@ -124,16 +166,7 @@ def _call(descriptor: int, code: int, body: bytes, ioctl: Ioctl) -> bytes:
             raise _TableTooLargeError from error
         raise HostError(
             "snp-device-failed",
-            "the security processor gave no report",
+            "the security processor does not answer",
             found=f"{error.strerror}, firmware error {errors & 0xFFFF_FFFF:#x}, hypervisor error {errors >> 32:#x}",
         ) from error
-    data = answer.tobytes()
-    status, size, _reserved = _HEADER.unpack_from(data)
-    if status != 0 or size != REPORT_SIZE:
-        raise MalformedError(
-            "snp-device-answer",
-            "the security processor refused the request",
-            expected=f"status 0, {REPORT_SIZE} bytes",
-            found=f"status {status:#x}, {size} bytes",
-        )
-    return data[_HEADER.size : _HEADER.size + REPORT_SIZE]
+    return answer.tobytes()

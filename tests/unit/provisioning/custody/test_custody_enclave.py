@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 from custody_kit import HOST_DATA, MASTER, MEASUREMENT, POLICY, Device, cheap_holder, launched, refused
 
-from kokon.errors import MalformedError, UntrustedError
+from kokon.errors import KokonError, MalformedError, UntrustedError, UsageError
+from kokon.provisioning.custody import here, vault
 from kokon.provisioning.custody.enclave import Derive, EnclaveHolder, processor_key
+from kokon.provisioning.state import Settings, holder_of
 from kokon.tee.simulated.device import SimulatedDevice
-from kokon.tee.simulated.processor import GuestContext
+from kokon.tee.simulated.keys import load_processor
+from kokon.tee.simulated.processor import GuestContext, KeyRequest
 from kokon.tee.simulated.service import Requests, answer
 
 
@@ -122,3 +125,26 @@ def test_through_the_guests_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
     thread.join(5)
     host.close()
     assert not thread.is_alive()
+
+
+def test_the_enclave_that_this_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Played by a simulated chip: a key sealed in one launch opens in the same one, and in no other."""
+    with pytest.raises(UsageError) as caught:
+        holder_of("enclave", Settings(), lambda what: what.encode())
+    assert caught.value.code == "custody-no-enclave"
+    chip = load_processor(tmp_path)
+
+    def inside(document: bytes) -> None:
+        guest = chip.launch(bytes(48), document, 0x30000, bytes(32))
+        monkeypatch.setattr(here.device, "attest", lambda data: guest.evidence(data))
+        monkeypatch.setattr(
+            here.device, "derived_key", lambda *, fields: guest.derived_key(KeyRequest(0, fields, 0, 0, bytes(8)))
+        )
+
+    inside(bytes(32))
+    master = vault.create(tmp_path / "state", holder_of("enclave", Settings(), lambda what: what.encode()))
+    again = vault.open_master(tmp_path / "state", holder_of("enclave", Settings(), lambda what: what.encode()))
+    assert again.same_as(master)
+    inside(bytes([1]) + bytes(31))
+    with pytest.raises(KokonError):
+        vault.open_master(tmp_path / "state", holder_of("enclave", Settings(), lambda what: what.encode()))
