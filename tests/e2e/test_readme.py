@@ -74,7 +74,7 @@ class Reader(Runner):
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.work, env=environment,
         )  # fmt: skip
         self.running.append(process)
-        read_until(process.stdout, "continues in" if "connect" in command else "admin token in")
+        read_until(process.stdout, "continues in" if "connect" in command else "admin token for your commands in")
         threading.Thread(target=lambda: process.stdout and process.stdout.read(), daemon=True).start()
 
     def leave(self) -> None:

@@ -64,17 +64,16 @@ class Catalogues:
         self._store = store
         self._lock = threading.Lock()
         self._known: OrderedDict[str, tuple[Policy, Catalogue]] = OrderedDict()
-        self._decoded: dict[tuple[str, str, str], tuple[bytes, Any]] = {}
+        self._decoded: dict[tuple[str, str], dict[str, tuple[bytes, Any]]] = {}
 
     def of(self, project: str, rules: Policy) -> Catalogue:
         """The catalogue of `project`, whose own policy, if it has one, stands in the place of `rules`.
 
         Raises as the store does, and as records and policies are parsed.
         """
-        known = self._known.get(project)
-        snapshot = self._store.snapshot(project)
-        if known is not None and known[0] is rules and known[1].generation == snapshot.generation:
-            return known[1]
+        known = self.known(project, rules)
+        if known is not None:
+            return known
         with self._lock:
             made = self._make(project, rules)
             self._known[project] = (rules, made)
@@ -82,6 +81,12 @@ class Catalogues:
             while len(self._known) > PROJECTS:
                 self._known.popitem(last=False)
             return made
+
+    def known(self, project: str, rules: Policy) -> Catalogue | None:
+        """The catalogue, if it is to be had without the database."""
+        known = self._known.get(project)
+        generation = self._store.snapshot(project).generation
+        return known[1] if known is not None and known[0] is rules and known[1].generation == generation else None
 
     def _make(self, project: str, rules: Policy) -> Catalogue:
         """Made of one snapshot: if a record is gone before it was read, of the next one."""
@@ -106,19 +111,19 @@ class Catalogues:
 
     def _records(self, snapshot: Snapshot, kind: str, decode: Callable[[bytes], Any]) -> dict[str, Any] | None:
         """The newest version of each record, decoded; None if one is gone."""
-        found = {}
+        before = self._decoded.get((snapshot.project, kind), {})
+        found: dict[str, tuple[bytes, Any]] = {}
         for name in snapshot.names(kind):
             meta = snapshot.get(kind, name)
-            place = (snapshot.project, kind, name)
-            digest, value = self._decoded.get(place, (b"", None))
+            digest, value = before.get(name, (b"", None))
             if meta is None or digest != meta.digest:
                 record = self._store.read(snapshot.project, kind, name, meta.version) if meta else None
                 if meta is None or record is None:
                     return None
-                value = decode(record)
-                self._decoded[place] = (meta.digest, value)
-            found[name] = value
-        return found
+                digest, value = meta.digest, decode(record)
+            found[name] = digest, value
+        self._decoded[snapshot.project, kind] = found
+        return {name: value for name, (_, value) in found.items()}
 
 
 def read_platform_policy(record: bytes) -> Policy:

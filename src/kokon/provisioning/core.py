@@ -161,6 +161,10 @@ class Core:
         """What `project` admits and demands, as of its last change that this replica heard of."""
         return self._catalogues.of(project, self.demands.policy)
 
+    def known_catalogue(self, project: str) -> Catalogue | None:
+        """The same, if it is to be had without the database."""
+        return self._catalogues.known(project, self.demands.policy)
+
     # -- how it is written -----------------------------------------------------------------------------------------
 
     def write(

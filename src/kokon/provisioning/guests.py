@@ -122,7 +122,8 @@ class Guests:
             attempt, claims = self._read(project, cookie, body, now)
             return attempt, claims, self._judge(attempt, claims, now)
 
-        waits = self._core.catalogue(project).rego.chosen is not None
+        known = self._core.known_catalogue(project)
+        waits = known is None or known.rego.chosen is not None
         return await self._in_thread(work) if waits or len(body) > SHORT else work()
 
     def _read(self, project: str, cookie: str | None, body: bytes, now: datetime) -> tuple[Attempt, Claims]:
@@ -242,14 +243,14 @@ class Guests:
         core.check_project(project)
         now, details = core.clock(), {"resource": path[:400]}
         for _ in range(ATTEMPTS):
-            catalogue = core.catalogue(project)
+            catalogue = await self._catalogue(project)
             try:
                 token = self._token(project, cookie, bearer, now)
                 holder = core.tokens.read(token, project, now)
                 details |= {"workload": holder.workload, "tee_key": thumbprint(dict(holder.jwk))}
                 details |= {"token": holder.identity}
                 await self._check_release(catalogue, holder, token, check_path(path), version, now)
-                value, kept = self._secret(catalogue, holder, path, version, now)
+                value, kept = await self._secret(catalogue, holder, path, version, now)
                 message = encrypt_to(from_jwk(dict(holder.jwk)), value, algorithm=holder.jwk["alg"])
             except KokonError as error:
                 raise await self._refused(
@@ -284,13 +285,21 @@ class Guests:
                 lambda: allow_resource(self._core.rego, catalogue.rego, claims, segments, query, tenant=tenant)
             )
 
-    def _secret(
+    async def _catalogue(self, project: str) -> Catalogue:
+        """The project's catalogue; if records have to be read for it, that is done in a thread."""
+        known = self._core.known_catalogue(project)
+        return known if known is not None else await self._in_thread(lambda: self._core.catalogue(project))
+
+    async def _secret(
         self, catalogue: Catalogue, holder: Bearer, path: str, version: int | None, now: datetime
     ) -> tuple[bytes, int]:
         """What is released of the secret at `path`, and which version it is."""
         project, store = catalogue.project, self._core.store
         kept = choose(store.snapshot(project).versions(SECRET, path), version, now, path)
-        record = store.read(project, SECRET, path, kept)
+        if store.at_hand(project, SECRET, path, kept):
+            record = store.read(project, SECRET, path, kept)
+        else:
+            record = await self._in_thread(lambda: store.read(project, SECRET, path, kept))
         if record is None:
             raise unknown(path)
         secret = decode_secret(record)

@@ -91,6 +91,7 @@ class Callers:
         """The principal with this id, or None."""
         meta = self._core.store.snapshot(SERVER).get(PRINCIPAL, identity)
         if meta is None:
+            self._decoded.pop(identity, None)
             return None
         digest, principal = self._decoded.get(identity, (b"", None))
         if principal is None or digest != meta.digest:

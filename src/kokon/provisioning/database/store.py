@@ -152,6 +152,11 @@ class Store:
                 self._writer.refresh(project).result()
         raise tampered(f"a {kind} record is not the one that was written", f"{name} version {version or 'newest'}")
 
+    def at_hand(self, project: str, kind: Kind, name: str, version: int) -> bool:
+        """Whether `read` would not have to ask the database."""
+        meta = _find(self.snapshot(project), kind, name, version)
+        return meta is None or self._cache.get(meta.digest) is not None
+
     def submit(self, work: Work) -> Future[Receipt]:
         """Have a work committed together with others that wait; it is durable when the future is done.
 
