@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from kokon.errors import DeniedError
+from kokon.jose.jwe import from_jwk, thumbprint
 from kokon.provisioning.database.values import Delete, Entry, Put, Work
 from kokon.provisioning.kbs.messages import runtime_data
 from kokon.provisioning.keys import SERVER, SERVER_KEY, kept
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kokon.appraisal.result import AttestationResult
+    from kokon.jose.jwe import PublicKey
     from kokon.provisioning.database.store import Store
     from kokon.provisioning.release import Attempt
 
@@ -44,11 +46,13 @@ RECORD = "token"
 @dataclass(frozen=True, slots=True)
 class Bearer:
     """What a verified token says: the workload ("": judged by the project's own policies), its terms when it was
-    judged, the enclave's key, token id, and the chip in hex."""
+    judged, the enclave's key as a JWK, as a key and by its thumbprint, token id, and the chip in hex."""
 
     workload: str
     terms: str
     jwk: Mapping[str, str]
+    key: PublicKey
+    thumbprint: str
     identity: str
     platform: str
 
@@ -79,10 +83,13 @@ def claims_of(token: str) -> dict[str, Any]:
 
 def read_bearer(claims: Mapping[str, Any]) -> Bearer:
     """What the claims of one of our tokens say."""
+    jwk = dict(tee_pubkey(claims))
     return Bearer(
         claims[WORKLOAD_CLAIM],
         claims[TERMS_CLAIM],
-        dict(tee_pubkey(claims)),
+        jwk,
+        from_jwk(jwk),
+        thumbprint(jwk),
         claims["jti"],
         claims[PLATFORM_CLAIM],
     )
@@ -114,7 +121,10 @@ class Tokens:
             **self._marks,
         }
         claims = compact_ear(result, subject, now, TOKEN_LIFETIME, issuer=ISSUER, extra=extra)
-        return sign(claims, self._signing(now)), subject.identity
+        keys = self._signing(now)
+        token = sign(claims, keys)
+        self._verifier.remember(token, claims)
+        return token, subject.identity
 
     def read(self, token: str, project: str, now: datetime) -> Bearer:
         """What a token for `project` says at `now`. Raises as `TokenVerifier.verify`, and as the store does."""

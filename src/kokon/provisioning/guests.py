@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from kokon.appraisal.appraise import appraise
 from kokon.appraisal.lacking import check_missing, worth_fetching
 from kokon.errors import DeniedError, KokonError
-from kokon.jose.jwe import encrypt_to, from_jwk, thumbprint
+from kokon.jose.jwe import encrypt_to, thumbprint
 from kokon.provisioning.aside import Aside
 from kokon.provisioning.bearer import Bearer, Granted, Holder, claims_of
 from kokon.provisioning.catalogue import SECRET
@@ -49,7 +49,8 @@ from kokon.wire import Fields, parse_json
 if TYPE_CHECKING:
     from kokon.appraisal.result import AttestationResult
     from kokon.provisioning.catalogue import Catalogue
-    from kokon.tee.evidence import Claims
+    from kokon.provisioning.kbs.messages import Attestation
+    from kokon.tee.evidence import Check, Claims
 
 THREADS = 4
 """Attestations that are judged at the same time."""
@@ -134,11 +135,16 @@ class Guests:
             raise DeniedError("nonce-used", "this session has attested already", hint="start a new handshake")
         attestation = parse_attestation(body, session.version)
         evidence = read_evidence(session.tee, attestation.evidence)
+        attempt = Attempt(attestation, session, evidence, self._devices(attestation, session, now))
+        return attempt, verify(evidence, self._core.demands.endorsements, now)
+
+    def _devices(self, attestation: Attestation, session: Session, now: datetime) -> tuple[Check, ...]:
+        """The checks of devices' evidence, none for none. Raises as `read_devices`, `check_device`."""
         devices = read_devices(attestation.additional, self._tees)
+        if not devices:
+            return ()
         digest, known = device_digest(attestation, session.nonce), self._core.demands.endorsements
-        found = [check_device(device, digest, known, now)[1] for device in devices]
-        attempt = Attempt(attestation, session, evidence, tuple(check for checks in found for check in checks))
-        return attempt, verify(evidence, known, now)
+        return tuple(check for device in devices for check in check_device(device, digest, known, now)[1])
 
     def _completed(self, attempt: Attempt) -> Claims:
         """What the evidence says, with what the vendors say about the chip; their services may take their time."""
@@ -176,6 +182,8 @@ class Guests:
         if result.status != "affirming":
             checks.append(failed("appraisal", "not-affirming", expected="affirming", found=result.status))
         good = result.ok and all(check.outcome != "failed" for check in checks)
+        if not good:  # what workload comes nearest is of interest then
+            checks += [check for check in verdict.checks if check not in checks]
         nobody = Workload(name="", not_after=now, resources=(), admitted=now)
         return replace(
             verdict,
@@ -231,7 +239,10 @@ class Guests:
             refused = exhausted(workload.max_activations) if error.code == "count-exhausted" else error
             refusal = await self._refused(session.project, "attestation-denied", refused, details, attested=True)
             raise refusal from error
-        return Granted(token, core.sealer.seal(replace(session, token=token)))
+        attested = replace(session, token=token)
+        cookie = core.sealer.seal(attested)
+        self._keep(session.project, cookie, attested)
+        return Granted(token, cookie)
 
     # -- resources -------------------------------------------------------------------------------------------------
 
@@ -247,11 +258,10 @@ class Guests:
             try:
                 token = self._token(project, cookie, bearer, now)
                 holder = core.tokens.read(token, project, now)
-                details |= {"workload": holder.workload, "tee_key": thumbprint(dict(holder.jwk))}
-                details |= {"token": holder.identity}
+                details |= {"workload": holder.workload, "tee_key": holder.thumbprint, "token": holder.identity}
                 await self._check_release(catalogue, holder, token, check_path(path), version, now)
                 value, kept = await self._secret(catalogue, holder, path, version, now)
-                message = encrypt_to(from_jwk(dict(holder.jwk)), value, algorithm=holder.jwk["alg"])
+                message = encrypt_to(holder.key, value, algorithm=holder.jwk["alg"])
             except KokonError as error:
                 raise await self._refused(
                     project, "resource-denied", error, details, attested="token" in details
@@ -319,7 +329,7 @@ class Guests:
         fields = Fields(parse_json(body, limit=REQUEST_LIMIT, what="event"), "event")
         code, text = fields.text("code", limit=64), fields.text("text", default="", limit=500)
         fields.finish()
-        details = {"workload": holder.workload, "code": code, "text": text, "tee_key": thumbprint(dict(holder.jwk))}
+        details = {"workload": holder.workload, "code": code, "text": text, "tee_key": holder.thumbprint}
         await self._submit(Work(project, (Entry("guest-event", details),)))
 
     # -- common ----------------------------------------------------------------------------------------------------
@@ -340,10 +350,14 @@ class Guests:
         if known is not None and now < known.expires:
             return known
         session = self._core.sealer.open(cookie, project, now)
+        self._keep(project, cookie, session)
+        return session
+
+    def _keep(self, project: str, cookie: str, session: Session) -> None:
+        """Remember what a cookie holds, so that it need not be opened again."""
         self._sessions[project, cookie] = session
         while len(self._sessions) > SESSIONS:
             del self._sessions[next(iter(self._sessions))]
-        return session
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)

@@ -60,6 +60,7 @@ class Workload:
     rule: str = ""
     releases: tuple[Workload, ...] = ()
     standing: tuple[Check, ...] = ()
+    _terms: str = field(default="", init=False, repr=False, compare=False)
 
     def following(self, previous: str, by: str) -> Workload:
         """This workload as the record that takes the place of the one with the hex digest `previous` ("": none),
@@ -73,6 +74,11 @@ class Workload:
         A token is good only under the terms that it was given under. What a rule says of a release is not among them:
         it is looked at whenever something is released.
         """
+        if not self._terms:
+            object.__setattr__(self, "_terms", self._make_terms())
+        return self._terms
+
+    def _make_terms(self) -> str:
         members: dict[str, Any] = {
             "host_data": self.host_data.hex(),
             "measurements": [[tee, value.hex()] for tee, value in self.measurements],

@@ -12,46 +12,31 @@ from typing import TYPE_CHECKING, Any
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from kokon.errors import DeniedError, MalformedError
+from kokon.errors import DeniedError
 from kokon.provisioning.access.roles import Action
 from kokon.provisioning.admin.handlers import Handler, asked, project_of
 from kokon.provisioning.admin.policies import BODY_LIMIT, KINDS, set_policy
 from kokon.provisioning.catalogue import REFERENCE
 from kokon.provisioning.database.values import Delete, Put
-from kokon.provisioning.history import TEXT_LIMIT, decode_text
+from kokon.provisioning.history import decode_text
+from kokon.provisioning.rego.messages import parse_attestation_policy, parse_resource_policy
 from kokon.provisioning.rego.reference import MESSAGE_LIMIT, StoredValue, decode_value, encode_value, read_message
 from kokon.provisioning.web.body import read_body
-from kokon.wire import Fields, parse_json, unb64, unb64url
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
     from kokon.provisioning.admin.request import Asked
 
-DEFAULT = {"attestation": "default", "resource": "resource-policy"}
-"""The policy that is meant if none is named."""
-
 
 def set_from_message(asked: Asked, kind: str, identity: str | None, body: bytes) -> None:
-    """Set the Rego policy of a message: `policy` (base64url without padding), and of attestation policies `policy_id`
-    and a `type` that says nothing. Raises as `set_policy`, `MalformedError` (`policy-text`)."""
-    fields = Fields(parse_json(body, limit=BODY_LIMIT, what="policy"), "policy")
-    encoded = fields.text("policy", limit=BODY_LIMIT)
-    named = fields.optional_text("policy_id", limit=64) if kind == "attestation" else None
-    fields.optional_text("type", limit=64)
-    fields.finish()
-    try:
-        text = _decoded(encoded).decode()
-    except UnicodeDecodeError as error:
-        raise MalformedError("policy-text", "the policy is not UTF-8") from error
-    set_policy(asked, kind, identity or named or DEFAULT[kind], text, None)
+    """Set the Rego policy of a message, by the id in the path, the one in the message, or the usual one.
 
-
-def _decoded(encoded: str) -> bytes:
-    """Clients write base64url; some people's scripts plain base64."""
-    if set(encoded) & set("+/="):
-        return unb64(encoded, what="policy", limit=TEXT_LIMIT)
-    return unb64url(encoded, what="policy", limit=TEXT_LIMIT)
+    Raises as `set_policy` and as messages are parsed.
+    """
+    asked.allow(Action.POLICY_SET)
+    message = parse_attestation_policy(body) if kind == "attestation" else parse_resource_policy(body)
+    set_policy(asked, kind, identity or message.name, message.text, None)
 
 
 def policy_names(asked: Asked, kind: str) -> list[str]:

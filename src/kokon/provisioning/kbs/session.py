@@ -4,7 +4,7 @@ given randomness and time.
 A cookie's value is base64url of: format (1 byte), the hour in which the session ends (4, big-endian), IV (12), sealed
 content and tag. AES-256-GCM under a key for that hour, HMAC-SHA256(key, label, hour): random IVs stay far from where
 they would repeat, whatever the load. Format, hour and the project's name are authenticated with it, so that a session
-of one project is none in another. The content is MessagePack; a token in it is compressed.
+of one project is none in another. The content is MessagePack; of a token in it the parts, out of base64.
 
 What replays yield. A challenge's cookie with its attestation, sent again to the replica that granted a token for it, is
 refused by `SpentNonces`. Another replica does not know of it and grants one more token. That token names the very key
@@ -45,7 +45,9 @@ LONGEST: Final = timedelta(days=1)
 """No session ends later than this from now."""
 KEY_SIZE: Final = 32
 VALUE_LIMIT: Final = 16 << 10
-"""Longest value of a cookie in characters; with our compact tokens it has some 2000."""
+"""Longest value of a cookie in characters; with our compact tokens it has some 3500."""
+PLAIN_LIMIT: Final = 2800
+"""Longest payload of a token, in bytes, that is not compressed: a cookie of 4096 characters is for every client."""
 
 _FORMAT: Final = 1
 _HEAD: Final = 5
@@ -91,6 +93,8 @@ class _Content(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
 
 _decode: Final = msgspec.msgpack.Decoder(_Content).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
+_pack_parts: Final = _encode
+_unpack_parts: Final = msgspec.msgpack.Decoder(tuple[bytes, bytes, bytes, bool]).decode
 
 
 class SessionSealer:
@@ -186,15 +190,16 @@ def _bound(head: bytes, project: str) -> bytes:
 
 
 def _pack(token: str) -> bytes:
-    """A compact JWS as signature, then header and payload compressed: a third of the text."""
+    """A compact JWS as header, payload and signature, out of base64: a fourth less; of a long one the payload
+    compressed, which takes longer than all else that is done for a session."""
     header, payload, signature = (unb64url(part, what="token") for part in token.split("."))
-    return bytes([len(signature)]) + signature + zlib.compress(header + b"\n" + payload, 1)
+    short = len(payload) <= PLAIN_LIMIT
+    return _pack_parts((header, signature, payload if short else zlib.compress(payload, 1), short))
 
 
 def _unpack(data: bytes) -> str:
-    end = 1 + data[0]
-    header, _, payload = zlib.decompress(data[end:]).partition(b"\n")
-    return f"{b64url(header)}.{b64url(payload)}.{b64url(data[1:end])}"
+    header, signature, payload, short = _unpack_parts(data)
+    return f"{b64url(header)}.{b64url(payload if short else zlib.decompress(payload))}.{b64url(signature)}"
 
 
 def cookie_text(value: str) -> str:

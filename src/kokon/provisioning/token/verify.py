@@ -76,7 +76,7 @@ class TokenVerifier(Generic[T]):
         """
         if len(token) > TOKEN_LIMIT or not token.isascii() or token.count(".") != 2:
             raise _malformed()
-        name = hashlib.sha256(token.encode("ascii")).digest()
+        name = _name(token)
         header = token.partition(".")[0]
         with self._lock:
             keys, remembered = self._keys, self._known.get(name)
@@ -89,8 +89,14 @@ class TokenVerifier(Generic[T]):
             self._remember(name, found)
         return found.value
 
+    def remember(self, token: str, claims: Mapping[str, Any]) -> None:
+        """Take a token for verified that was made of `claims` here and now. Raises as `verify` does for its claims."""
+        self._remember(_name(token), self._read_claims(claims))
+
     def _verified(self, token: str, key: VerifyingKey) -> Verified[T]:
-        claims = _open(token, key)
+        return self._read_claims(_open(token, key))
+
+    def _read_claims(self, claims: Mapping[str, Any]) -> Verified[T]:
         fields = Fields(claims, "token")
         issued, expires = fields.integer("iat", high=_LATEST), fields.integer("exp", high=_LATEST)
         if fields.text("iss", limit=256) != self._issuer:
@@ -102,6 +108,10 @@ class TokenVerifier(Generic[T]):
             self._known[name] = known
             while len(self._known) > self._limit:
                 self._known.popitem(last=False)
+
+
+def _name(token: str) -> bytes:
+    return hashlib.sha256(token.encode("ascii")).digest()
 
 
 def _check(token: Verified[Any], audience: str, now: datetime) -> None:

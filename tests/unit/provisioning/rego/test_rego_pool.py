@@ -64,8 +64,8 @@ def test_memory_stays_flat() -> None:
                 engine.evaluate_attestation(default_policy("default_cpu"), given, values, NOW)
             return engine._pool._idle[0].resident()
 
-        before = evaluate(60)
-        after = evaluate(140)
+        before = evaluate(40)
+        after = evaluate(100)
         assert engine.statistics().started == 1
         assert after < before + (2 << 20)
 
