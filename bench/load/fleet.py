@@ -175,7 +175,8 @@ def fleet(area: Path, count: int, url: str | None, *more: str, state: Path | Non
     """
     area.mkdir(parents=True, exist_ok=True, mode=0o700)
     chip = area / "processor"
-    root, processor = fingerprint(chip), load_processor(chip)
+    processor = load_processor(chip, datetime.now(UTC) - timedelta(days=2))
+    root = fingerprint(chip)
     words = ("--accept-simulated", root, "--offline", *(() if url is None else ("--database", url)), *more)
     replicas = [Replica(state or area / "state0", words)]
     replicas += [Replica(area / f"state{number}", words) for number in range(1, count)]

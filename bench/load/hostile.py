@@ -158,7 +158,7 @@ def huge_bodies(servers: Fleet, size: int) -> list[Finding]:
     return [
         Finding(
             f"bodies of {size >> 20} MiB, declared and chunked, to {len(targets)} operations",
-            f"{refused} of {len(found)} answered 413, the others cut off; at most {max(s for _, s in found) >> 10} KiB"
+            f"{refused} of {len(found)} answered 413, the rest cut off; at most {max(s for _, s in found) >> 10} KiB"
             f" of one were taken; the server grew by {max(peak - before, 0) / (1 << 20):.1f} MiB",
         )
     ]

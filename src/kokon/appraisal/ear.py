@@ -30,11 +30,13 @@ def ear_document(
     *,
     issuer: str,
     runtime_data: Mapping[str, Any] | None,
+    members: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The claims set of a token for `claims`, whose `cpu0` submodule is `appraisal` and the annotated evidence."""
+    """The claims set of a token for `claims`, whose `cpu0` submodule is `appraisal` and the annotated evidence.
+    `members` stand there for all that `tee_claims` gives."""
     issued = int(now.timestamp())
     evidence: dict[str, Any] = {
-        claims.tee: tee_claims(claims),
+        claims.tee: tee_claims(claims) if members is None else members,
         "report_data": claims.report_data.hex(),
         "init_data": claims.host_data.hex(),
     }

@@ -133,7 +133,7 @@ def _place(text: str) -> tuple[str, str]:
             expected="platform, attestation[/NAME] or resource[/NAME]",
             found=repr(text[:80]),
         )
-    return kind, name or "default"
+    return kind, name or ("resource-policy" if kind == "resource" else "default")
 
 
 def _row(one: dict[str, Any]) -> tuple[str, ...]:

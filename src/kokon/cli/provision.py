@@ -94,7 +94,8 @@ def serve(
 def _announce(ready: Ready, json: bool) -> None:
     note(f"listening on {ready.url}")
     note(f"owner key {ready.owner_fingerprint} (SHA-256), for authors in {ready.owner_key}")
-    note(f"address and admin token for your commands in {ready.admin}")
+    if ready.admin.exists():
+        note(f"address and admin token for your commands in {ready.admin}")
     if ready.development:
         note("OPEN FOR DEVELOPMENT: whoever reaches this server can change everything. Never with real secrets")
     if ready.accepted_simulated:

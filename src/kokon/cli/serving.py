@@ -22,7 +22,7 @@ class Serving:
     Parameters
     ----------
     dev
-        Let anybody administrate, without a token. Every answer, token and log entry is marked.
+        Let anybody administrate, without a token. Every answer and token, and what is logged of guests, is marked.
     accept_sample
         Take sample evidence, which nobody signed. It gets nothing: only refusals can be tried with it.
     literal_statuses

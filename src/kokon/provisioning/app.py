@@ -215,6 +215,8 @@ def _failed(request: Request, error: KokonError) -> Response:
     answer = refusal_of(error, where, literal=_surroundings(request).literal and where != "admin")
     members: dict[str, Any] = dict(answer.document) if _is_kbs(request) else {}
     headers = dict(answer.headers)
+    if answer.status == 500:
+        get_logger("kokon.http").error("failed", code=error.code, found=str(error.found or "")[:200])
     if where == "admin":
         members["error"] = error.as_dict()
         headers |= {"WWW-Authenticate": "Bearer"} if answer.status == 401 else {}

@@ -45,5 +45,5 @@ class ServerCalls(Transport):
         return str(self.call("POST", "/kokon/v1/token-key", server=True)["kid"])
 
     def rotate_data_key(self) -> dict[str, Any]:
-        """Have records sealed with a new data key: `key_id`, and how many records are `left` under older ones."""
+        """Have records sealed with a new data key: `key_id`, and the ids of older ones that were `retired`."""
         return self.call("POST", "/kokon/v1/data-key", server=True)

@@ -99,7 +99,7 @@ class Demands:
     who gets what lacks (None: nobody).
 
     `sample` takes sample evidence, which nobody signed and which is never affirming. `development` lets anybody
-    administrate, and marks every answer, token and log entry.
+    administrate, and marks every answer and token, and what is logged of guests.
     """
 
     endorsements: Endorsements = field(default_factory=Endorsements)

@@ -111,7 +111,7 @@ class Guests:
             core.counters.handshake("unknown", "refused")
             raise await self._refused(project, "attestation-denied", error, {}) from error
         granted = await self._conclude(attempt, claims, judged, now)
-        core.counters.handshake(attempt.session.tee, "granted")
+        core.counters.handshake("simulated" if claims.simulated else attempt.session.tee, "granted")
         return granted
 
     async def _judged(
@@ -207,7 +207,7 @@ class Guests:
             except KokonError as error:
                 raise await self._refused(session.project, "attestation-denied", error, details) from error
             if verdict.granted is None:
-                core.counters.handshake(session.tee, "denied")
+                core.counters.handshake("simulated" if claims.simulated else session.tee, "denied")
                 raise await self._denied(session.project, verdict, details)
             try:
                 return await self._grant(attempt, judged.catalogue, verdict.granted, details, now)
@@ -364,7 +364,7 @@ class Guests:
 
     async def _submit(self, work: Work | None) -> None:
         if work is not None:
-            await asyncio.wrap_future(self._core.store.submit(work))
+            await self._core.store.write(work)
 
     async def _refused(
         self, project: str, event: str, error: KokonError, details: Mapping[str, Any], *, attested: bool = False

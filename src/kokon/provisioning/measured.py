@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from kokon.appraisal.appraise import appraise
 from kokon.appraisal.policy import ReferenceValues
 from kokon.appraisal.reference_file import REFERENCES_LIMIT, parse_references
+from kokon.appraisal.remembered import Remembered
 from kokon.errors import MalformedError
 from kokon.provisioning.kbs.paths import check_path, resource_path
 from kokon.provisioning.restrictions import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from kokon.tee.evidence import Claims
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+_results = Remembered()
 
 
 def parse_measured(value: Any, now: datetime) -> Workload:
@@ -89,13 +91,17 @@ def match(
     for workload in sorted(known, key=lambda one: one.name):
         if not workload.references:
             continue
-        result = restricted(appraise(claims, references_of(workload), platform_of(workload, rules), now), workload)
+        result = _results.result(claims, (workload, rules), now, partial(_appraised, workload, claims, rules, now))
         differs = sum(check.outcome == "failed" for check in result.appraised)
         if not differs:
             return workload, result
         if nearest is None or differs < nearest[0]:
             nearest = differs, workload, result
     return None if nearest is None else nearest[1:]
+
+
+def _appraised(workload: Workload, claims: Claims, rules: Policy, now: datetime) -> AttestationResult:
+    return restricted(appraise(claims, references_of(workload), platform_of(workload, rules), now), workload)
 
 
 def _sooner(one: datetime | None, other: datetime) -> datetime:

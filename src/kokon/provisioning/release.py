@@ -10,11 +10,13 @@ import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kokon.appraisal.appraise import appraise
 from kokon.appraisal.lacking import check_missing, worth_fetching
 from kokon.appraisal.policy import Policy, ReferenceValues
+from kokon.appraisal.remembered import Remembered
 from kokon.errors import DeniedError, KokonError, StaleError
 from kokon.provisioning.kbs.binding import check_binding
 from kokon.provisioning.kbs.messages import Attestation
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 Finder = Callable[[bytes], "Workload | None"]
 """Finds the workload, or the release of one, whose launch document has this digest."""
+_results = Remembered()
 NEAREST = 8
 """Releases that an unknown guest is compared with at most."""
 
@@ -75,7 +78,7 @@ def judge(
     session, facts = attempt.session, _facts(attempt.evidence.report, claims)
     binding = (*check_binding(attempt.attestation, session.tee, session.nonce, claims), *attempt.devices)
     if workload is not None:
-        result = _appraised(workload, claims, rules, now)
+        result = _results.result(claims, (workload, rules), now, partial(_appraised, workload, claims, rules, now))
     else:
         found = match(claims, known.values(), rules, now)
         if found is None or any(check.outcome == "failed" for check in found[1].appraised):

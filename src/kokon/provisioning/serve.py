@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ from kokon.provisioning.tls import tls_identity
 from kokon.provisioning.web.api import API
 from kokon.provisioning.web.connection import TLS_EXTENSION
 from kokon.provisioning.web.health import Readiness
-from kokon.provisioning.web.logging import configure_logging
+from kokon.provisioning.web.logging import configure_logging, get_logger
 from kokon.provisioning.web.metrics import Metrics
 from kokon.provisioning.web.run import RunOptions, make_server
 from kokon.provisioning.web.server import Server, listeners
@@ -178,7 +178,7 @@ class Running(ExitStack):
         identity = self.enter_context(tls_identity(key_pem(keys.tls), keys.certificate))
         tls = ServerTls(identity, TlsOptions(old_guests=options.old_guests))
         self.enter_context(_Enrolment(replica, tls))
-        readiness = Readiness({"database": replica.store.ping})
+        readiness = Readiness({"database": replica.store.ping}, _tell_readiness)
         surroundings = Surroundings(
             log_key=replica.logs.verifier,
             ready=lambda: readiness(time.monotonic()),
@@ -196,6 +196,14 @@ class Running(ExitStack):
             options=options.run,
             ready=self._ready,
         )
+
+
+def _tell_readiness(failures: Mapping[str, str]) -> None:
+    logger = get_logger("kokon.ready")
+    if failures:
+        logger.error("not ready", **failures)
+    else:
+        logger.info("ready again")
 
 
 class _Enrolment:

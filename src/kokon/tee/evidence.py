@@ -158,6 +158,9 @@ class Claims:
     canonical: bytes = b""
     """SHA-256 over what was signed and the key that signed it: the same for every encoding of the same evidence. Key
     caches, logs and replay protection by this, never by a digest of the file."""
+    alike: object | None = field(default=None, init=False, compare=False, repr=False)
+    """One object for all claims that differ in nothing but `report_data`, `canonical`, and what `details` says of the
+    one report: whatever is decided without these may be remembered by it. `dataclasses.replace` leaves it out."""
 
     @property
     def ok(self) -> bool:
@@ -169,6 +172,12 @@ class Claims:
     def failures(self) -> tuple[Check, ...]:
         """The failed checks, in the order in which they were made."""
         return tuple(check for check in self.checks if check.outcome == "failed")
+
+
+def mark_alike(claims: Claims, alike: object) -> Claims:
+    """`claims`, fresh ones, which are from now on alike with all others that bear this object."""
+    object.__setattr__(claims, "alike", alike)
+    return claims
 
 
 def canonical_digest(tee: str, signed: bytes, signer: bytes) -> bytes:

@@ -36,7 +36,7 @@ def test_the_options_exist() -> None:
 
     known = {"--" + field.name.replace("_", "-") for kind in (Access, Extent, Guest) for field in fields(kind)}
     known |= {"--list", "--json"}
-    others = {"--accept-simulated", "--admin-token-file", "--references", "--secret"}
+    others = {"--accept-simulated", "--admin-token-file", "--name", "--references", "--role", "--scope", "--secret"}
     named = set(re.findall(r"--[a-z][a-z-]+", DOCUMENT.read_text()))
     assert named - known == others
     assert f"at most {REQUESTS} requests" in DOCUMENT.read_text()

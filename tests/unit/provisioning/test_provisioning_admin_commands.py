@@ -174,7 +174,7 @@ def test_tokens_are_shown_once(kokon, tmp_path: Path, capsys: pytest.CaptureFixt
         assert token not in json.dumps(kokon.done("token", "list"))
     assert kokon.done("token", "rm", made["id"]) == {"deleted": made["id"]}
     assert made["id"] not in kokon.said("token", "list")
-    assert kokon.refused("token", "rm", made["id"]) == "principal-unknown"
+    assert kokon.refused("token", "rm", made["id"]) == "principal-not-found"
 
 
 def test_tokens_in_a_file(kokon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,7 +213,7 @@ def test_the_file_is_gone_if_nobody_was_made(kokon, tmp_path: Path) -> None:
 def test_tokens_typed_wrong(kokon, tmp_path: Path) -> None:
     words = ["token", "new", "--name", "a", "--role", "auditor", "--scope", "*:*"]
     (tmp_path / "me.pem").write_text("junk")
-    assert kokon.refused(*words, "--certificate", "me.pem") == "certificate-malformed"
+    assert kokon.refused(*words, "--certificate", "me.pem") == "client-certificate-malformed"
     assert kokon.refused(*words, "--certificate", "me.pem", "-o", "a.json") == "token-none"
     assert kokon.refused(*words, "--expires", "2001-01-01T00:00:00Z") == "time-malformed"
     assert kokon.refused(*words[:-1], "everything") == "scope-malformed"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import Any
 
+    from kokon.provisioning.database.awaited import Awaited
     from kokon.provisioning.database.catalogue import Names
     from kokon.provisioning.database.sealing import Row
     from kokon.provisioning.database.state import State
@@ -84,7 +85,7 @@ class Job:
 
     work: Work
     entries: tuple[Rendered, ...]
-    future: Future[Receipt] = field(default_factory=Future)
+    future: Future[Receipt] | Awaited
 
     @property
     def size(self) -> int:
@@ -93,10 +94,11 @@ class Job:
         return texts + sum(len(change.value) for change in self.work.changes if isinstance(change, Put))
 
 
-def prepare(work: Work) -> Job:
-    """Raises `UsageError` (`work-malformed`), and as `render`."""
+def prepare(work: Work, awaited: Awaited | None = None) -> Job:
+    """The job, whose outcome is `awaited`, or that of a new future. Raises `UsageError` (`work-malformed`), and as
+    `render`."""
     check_work(work)
-    return Job(work, tuple(render(work.project, entry) for entry in work.entries))
+    return Job(work, tuple([render(work.project, entry) for entry in work.entries]), awaited or Future())
 
 
 @dataclass(frozen=True, slots=True)

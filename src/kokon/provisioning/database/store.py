@@ -41,6 +41,7 @@ from kokon.provisioning.database.writer import Writer
 from kokon.provisioning.ledger.merkle import EMPTY_ROOT, Frontier
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Mapping
     from concurrent.futures import Future
     from datetime import datetime
@@ -165,6 +166,10 @@ class Store:
         and its log entries be there), `UntrustedError` as `open`. Raises at once as `Writer.submit`.
         """
         return self._writer.submit(work)
+
+    def write(self, work: Work) -> asyncio.Future[Receipt]:
+        """`submit`, for a coroutine of the running event loop."""
+        return self._writer.write(work)
 
     def commit(self, work: Work) -> Receipt:
         """`submit`, and wait."""

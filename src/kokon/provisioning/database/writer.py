@@ -12,10 +12,11 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from kokon.errors import HostError, InternalError, KokonError
 from kokon.provisioning.database import batch
+from kokon.provisioning.database.awaited import Awaited
 from kokon.provisioning.database.draft import Job, prepare
 from kokon.provisioning.database.engines import FAILURES, REFUSALS, failure, lost, worth_retrying
 from kokon.provisioning.database.reseal import reseal
@@ -23,6 +24,7 @@ from kokon.provisioning.database.state import all_projects, head_row, refresh
 from kokon.provisioning.database.values import Receipt
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Sequence
 
     from sqlalchemy import Connection
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 BATCH_WORKS = 256
 BATCH_BYTES = 8 << 20
 WAITING_LIMIT = 4096
+GATHER_SECONDS = 0.003
+"""How long is waited for more works if the last batch had several: to make a few durable costs as much as one, and who
+writes alone waits for nobody. (PostgreSQL's `commit_delay` is this for databases.)"""
 _T = TypeVar("_T")
 
 
@@ -67,10 +72,19 @@ class Writer:
         `HostError` (`store-busy`, `store-closed`); the future raises what becomes of it later.
         """
         job = prepare(work)
+        self._submit(job)
+        return cast("Future[Receipt]", job.future)
+
+    def write(self, work: Work) -> asyncio.Future[Receipt]:
+        """The same for a coroutine of the running event loop."""
+        awaited = Awaited()
+        self._submit(prepare(work, awaited))
+        return awaited.future
+
+    def _submit(self, job: Job) -> None:
         if self._queue.qsize() >= WAITING_LIMIT:
             raise HostError("store-busy", "too many writes wait for the database", hint="try again in a second")
         self._add(job)
-        return job.future
 
     def refresh(self, project: str) -> Future[None]:
         """Have a project's state brought up to date with what other replicas wrote."""
@@ -105,6 +119,7 @@ class Writer:
 
     def _run(self) -> None:
         waiting: list[_Item] = []
+        crowded = False
         while True:
             item = waiting.pop() if waiting else self._queue.get()
             if item is None:
@@ -112,7 +127,10 @@ class Writer:
             if isinstance(item, _Task):
                 _do(item)
             else:
+                if crowded:
+                    time.sleep(GATHER_SECONDS)
                 jobs, waiting = self._gather(item)
+                crowded = len(jobs) > 1
                 self._do_batch(jobs)
         self._discard()
 

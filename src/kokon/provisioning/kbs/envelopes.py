@@ -15,6 +15,7 @@ from typing import Any, Final
 from kokon.errors import MalformedError, UsageError
 from kokon.provisioning.kbs.binding import check_report_data
 from kokon.provisioning.kbs.messages import ALIASES, ATTEST_LIMIT
+from kokon.provisioning.kbs.snp import READERS
 from kokon.provisioning.kbs.strict import parse_strict
 from kokon.tee import registry
 from kokon.tee.endorsements import Endorsements
@@ -59,7 +60,8 @@ def primary_tees(allowed: Collection[str]) -> frozenset[str]:
 
 def read_evidence(tee: str, value: Mapping[str, Any]) -> Evidence:
     """Evidence of `tee`, which the session allowed, from its JSON object. Raises `MalformedError` of its package."""
-    return registry.tee(_VERIFIERS.get(tee, tee)).from_envelope(value)
+    plain = READERS[tee](value) if tee in READERS else None
+    return plain or registry.tee(_VERIFIERS.get(tee, tee)).from_envelope(value)
 
 
 def read_devices(additional: str | None, allowed: Collection[str]) -> tuple[Device, ...]:

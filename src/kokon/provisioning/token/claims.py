@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from kokon.appraisal.ear import ear_document, tee_claims
+from kokon.appraisal.remembered import ByIdentity
+
 if TYPE_CHECKING:
     from kokon.appraisal.result import AttestationResult
 
@@ -49,6 +52,9 @@ _OR_NONE: Final = frozenset({"id_key_digest", "author_key_digest"})
 """SNP's digests of keys, which are zeros where there is no such key."""
 _WHOLE: Final = frozenset({"quote", "body", "tpm"})
 """Members that policies look into, however long."""
+_Compact = tuple[Mapping[str, Any], Mapping[str, Any]]
+"""Members of the submodule, and of the TEE's claims in its evidence."""
+_known: Final[ByIdentity[_Compact]] = ByIdentity()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +88,13 @@ def compact_ear(
     devices = "" if verbose else runtime.pop("additional-evidence", "")
     if devices:
         runtime["additional-evidence_sha256"] = hashlib.sha256(devices.encode()).hexdigest()
-    claims = result.as_ear(now, lifetime, issuer=issuer, runtime_data=runtime, verbose=verbose)
-    if not verbose:
-        _compact(claims["submods"]["cpu0"], result.tee)
+    if verbose:
+        claims = result.as_ear(now, lifetime, issuer=issuer, runtime_data=runtime)
+    else:
+        appraisal, members = _compact(result)
+        claims = ear_document(
+            result.claims, appraisal, now, lifetime, issuer=issuer, runtime_data=runtime, members=members
+        )
     claims |= {
         PORTABLE_AUDIENCE if portable else AUDIENCE: subject.audience,
         "jti": subject.identity,
@@ -106,16 +116,27 @@ def audience_of(claims: Mapping[str, Any]) -> str:
     return audience if isinstance(audience, str) else ""
 
 
-def _compact(submodule: dict[str, Any], tee: str) -> None:
-    """Shorten a submodule in place: of checks their names, outcomes and codes; of evidence what policies ask about."""
+def _compact(result: AttestationResult) -> _Compact:
+    """What is in the token of every enclave that is alike: no member that differs between their reports is kept."""
+    rest = (result.status, result.vector, result.checks, result.policy, result.reference, result.missing)
+    parts = (result.claims.alike, *rest)
+    known = None if result.claims.alike is None else _known.get(parts)
+    if known is None:
+        known = _short_appraisal(result), _short(tee_claims(result.claims), result.tee)
+        if result.claims.alike is not None:
+            _known.put(parts, known)
+    return known
+
+
+def _short_appraisal(result: AttestationResult) -> dict[str, Any]:
+    """The submodule with of checks their names, outcomes and codes."""
+    submodule = result.as_appraisal(verbose=False)
     checks = [
         {name: check[name] for name in ("name", "outcome", "code") if name in check}
         for check in submodule.pop("kokon.checks")
     ]
     missing = submodule.pop("kokon.missing")
-    submodule |= ({"kokon.checks": checks} if checks else {}) | ({"kokon.missing": missing} if missing else {})
-    annotated = submodule["ear.veraison.annotated-evidence"]
-    annotated[tee] = _short(annotated[tee], tee)
+    return submodule | ({"kokon.checks": checks} if checks else {}) | ({"kokon.missing": missing} if missing else {})
 
 
 def _short(members: Mapping[str, Any], tee: str) -> dict[str, Any]:

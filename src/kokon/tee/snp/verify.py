@@ -18,7 +18,7 @@ from kokon.tee.anchors import AMD, check_root, is_simulated
 from kokon.tee.certificates import REMEMBERED, Certificate
 from kokon.tee.endorsed import parse_lists
 from kokon.tee.endorsements import Endorsements
-from kokon.tee.evidence import Check, Claims, Evidence, Need, canonical_digest, failed, not_checked, passed
+from kokon.tee.evidence import Check, Claims, Evidence, Need, canonical_digest, failed, mark_alike, not_checked, passed
 from kokon.tee.path import build_path, check_leaf, check_path
 from kokon.tee.revocation import RevocationList, check_path_revoked
 from kokon.tee.snp.describe import SIGNING_KEYS, describe_own, describe_report, unknown_bits
@@ -64,12 +64,13 @@ def _common(raw: bytes) -> bytes:
 
 def _with_own(claims: Claims, report: Report, raw: bytes, leaf: Certificate) -> Claims:
     """`claims` of a report like this one with what `_common` left out of it."""
-    return replace(
+    own = replace(
         claims,
         report_data=report.report_data,
         details={**claims.details, **describe_own(report)},
         canonical=canonical_digest("snp", raw[:SIGNED_SIZE], leaf.spki),
     )
+    return mark_alike(own, claims.alike)
 
 
 def _since(
@@ -107,7 +108,7 @@ def _alike(
     """The claims of all reports that are like `raw` and that `certificate` signed."""
     evidence = Evidence("snp", raw, came, {} if crl is None else {"crl": crl})
     leaf = Leaf(certificate, extensions_of(certificate), signed=True)
-    return _verified(parse_report(raw), leaf, evidence, endorsements, since)
+    return mark_alike(_verified(parse_report(raw), leaf, evidence, endorsements, since), object())
 
 
 def _verified(

@@ -112,7 +112,10 @@ OPERATIONS: Final = (
         "POST",
         "/data-key",
         "Seal records with a new data key: all that there are, and those to come.",
-        ok("the new key's id, and how many rows are not sealed with it yet", closed({"key_id": {}, "left": number()})),
+        ok(
+            "the new key's id, and the ids of those that nothing is sealed with any more, which are destroyed",
+            closed({"key_id": number(), "retired": array(number())}),
+        ),
         conflict(),
     ),
     *SERVER_OPERATIONS,
