@@ -52,7 +52,7 @@ def new(
 ) -> None:
     """Let somebody else use the admin interface. Their token is printed this once; the server keeps its digest only.
 
-    Example: `kokon token new --name ward-7 --role operator --scope default:clinic --scope 'default:clinic/*/*' -o w.json`
+    Example: `kokon token new --name ci --role operator --scope default:clinic --scope 'default:clinic/*/*' -o w.json`
 
     An owner may do everything in the scope; an operator keeps secrets and releases images under rules; an auditor reads
     log, policies and names. None of them can read a secret.
