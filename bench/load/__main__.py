@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.load.faults import clock_jumps, database_disk_full, disk_full
 from bench.load.fleet import Fleet, fleet
-from bench.load.hostile import huge_bodies, idle_connections, malformed_tls, slow_peers
+from bench.load.hostile import huge_bodies, idle_connections, malformed_tls, one_address, slow_peers
 from bench.load.scenarios import Finding, Note, Stage, crowd, database_killed, prepare, replica_killed, stage
 from bench.load.seen import BrokenPromise
 from kokon.errors import KokonError
@@ -50,6 +50,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         lambda on, quick, note: crowd(on, 60 if quick else 500, 1500 if quick else HANDSHAKES, note, allowed=12.0)
     ),
     "replica-killed": _staged(lambda on, quick, note: replica_killed(on, 20, 4.0 if quick else 60.0, note)),
+    "one-address": _alone(lambda on, quick, _: one_address(on, 30 if quick else 200, 4)),
     "slow-peers": _alone(lambda on, quick, _: slow_peers(on, 9 if quick else 300, 60.0)),
     "idle-connections": _alone(lambda on, quick, _: idle_connections(on, 900 if quick else 10_000)),
     "huge-bodies": _alone(lambda on, _quick, _note: huge_bodies(on, 1 << 30)),

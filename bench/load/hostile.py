@@ -231,6 +231,34 @@ def malformed_tls(servers: Fleet, count: int) -> list[Finding]:
     ]
 
 
+def one_address(servers: Fleet, guests: int, each: int) -> list[Finding]:
+    """Guests that all come from one address, more often than one address may: told to come later, and served then."""
+    seen = Seen()
+
+    async def go() -> int:
+        guest = GuestClient(seen, servers.context, servers.ports[:1], servers.guest, "127.250.0.1", 120.0)
+        done = 0
+        for _ in range(each):
+            done += await guest.handshake(PATH, frozenset({VALUE}))
+        guest.close()
+        return done
+
+    async def run() -> int:
+        return sum(await asyncio.gather(*(go() for _ in range(guests))))
+
+    done = asyncio.run(run())
+    audit(servers, seen)
+    check_statuses(seen, {200, 429})
+    if done != guests * each or not seen.statuses[429]:
+        raise BrokenPromise(f"{done} of {guests * each} handshakes, statuses {shown(seen.statuses)}")
+    return [
+        Finding(
+            f"{guests} guests at one address, {each} handshakes each, with the usual limit of 50 requests a second",
+            f"all were served, p99 {seen.quantile(0.99):.1f} s; statuses {shown(seen.statuses)}, each 429 with Retry-After",
+        )
+    ]
+
+
 def client_hello(context: ssl.SSLContext) -> bytes:
     """A good first flight of a client."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()

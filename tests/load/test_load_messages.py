@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from kokon.errors import KokonError
 from kokon.jose.jwe import decrypt
 
 EXAMPLES = int(os.environ.get("LOAD_EXAMPLES", "40"))
@@ -183,7 +184,7 @@ def test_sessions_and_tokens(world: World, data: st.DataObject) -> None:
     if status == 200:
         world.seen.released[identity(token), PATH] += 1
         assert made.strip() == shown
-        with pytest.raises(Exception, match=""):  # and it is for the guest's key, not for ours
+        with pytest.raises(KokonError):  # and it is for the guest's key, not for ours
             decrypt(json.loads(answer), world.key)
 
 
@@ -250,6 +251,16 @@ def test_the_owners_messages(world: World, method: str, path: str, message: Any)
         assert answer.status == 200 or answer.status in REFUSED | {409}, (answer.status, text[:300], data[:300])
 
     ask()
+
+
+@pytest.mark.parametrize("previous", [{}, [], 0, 1.5, True, "x", "a" * 63, ["a" * 64]])
+def test_a_previous_digest_that_is_none(world: World, previous: Any) -> None:
+    """Found by the test above: 500, where 400 was due."""
+    body = json.dumps({**ADMISSION, "previous": previous}).encode()
+    bearer = f"Bearer {world.servers.access.token}"
+    status, answer, _ = world.ask("POST", "/kokon/v1/workloads", body, Authorization=bearer)
+    assert status == 400
+    assert json.loads(answer)["error"]["code"] == "previous-malformed"
 
 
 def test_and_every_promise_holds(world: World) -> None:

@@ -16,7 +16,7 @@ from kokon.provisioning.keys import SERVER, SERVER_KEY, kept
 from kokon.provisioning.token.claims import Subject, compact_ear, tee_pubkey
 from kokon.provisioning.token.keys import TokenKeys, decode_keys, generate_keys
 from kokon.provisioning.token.sign import sign
-from kokon.provisioning.token.verify import TOKEN_LIMIT, TokenVerifier
+from kokon.provisioning.token.verify import TOKEN_LIMIT, TokenVerifier, Verified
 from kokon.wire import parse_json, unb64url
 
 if TYPE_CHECKING:
@@ -121,9 +121,11 @@ class Tokens:
             **self._marks,
         }
         claims = compact_ear(result, subject, now, TOKEN_LIFETIME, issuer=ISSUER, extra=extra)
-        keys = self._signing(now)
-        token = sign(claims, keys)
-        self._verifier.remember(token, claims)
+        token = sign(claims, self._signing(now))
+        jwk, platform = attempt.attestation.jwk, extra[PLATFORM_CLAIM]
+        key, name = attempt.attestation.key, thumbprint(jwk)
+        bearer = Bearer(holder.workload, holder.terms, jwk, key, name, subject.identity, platform)
+        self._verifier.remember(token, Verified(bearer, subject.audience, claims["iat"], claims["exp"]))
         return token, subject.identity
 
     def read(self, token: str, project: str, now: datetime) -> Bearer:

@@ -49,16 +49,21 @@ def digest_of(record: bytes | None) -> str:
     return "" if record is None else hashlib.sha256(record).hexdigest()
 
 
-def check_previous(given: str | None, found: str) -> None:
+def check_previous(given: object, found: str) -> None:
     """Check that a change was made knowing the record that is there. None: it replaces whatever that is.
+
+    `given` is what a request says, of whatever type.
 
     Raises `DeniedError` (`changed-meanwhile`), `MalformedError` (`previous-malformed`).
     """
     if given is None:
         return
-    if not _DIGEST.fullmatch(given):
+    if not isinstance(given, str) or not _DIGEST.fullmatch(given):
         raise MalformedError(
-            "previous-malformed", "not a digest of a record", expected="64 hexadecimal digits or nothing", found=given
+            "previous-malformed",
+            "not a digest of a record",
+            expected="64 hexadecimal digits or nothing",
+            found=repr(given)[:100],
         )
     if not hmac.compare_digest(given.encode(), found.encode()):
         raise DeniedError(

@@ -101,6 +101,12 @@ def uses(connection: Connection, key_id: int) -> bool:
     return any(connection.execute(select(1).where(column == key_id).limit(1)).first() for column in tables)
 
 
+def heads_behind(connection: Connection, current: int) -> bool:
+    """Whether a project's head is under an older data key than that. Once none is, no replica seals with an older one:
+    whoever writes reads the head first, and needs its key for that."""
+    return connection.execute(select(1).where(HEADS.c.key_id != current).limit(1)).first() is not None
+
+
 def _left(connection: Connection, current: int) -> int:
     records = select(func.count()).select_from(RECORDS).where(_stale(current))
     heads = select(func.count()).select_from(HEADS).where(HEADS.c.key_id != current)

@@ -31,7 +31,7 @@ from kokon.provisioning.database.leaves import (
 from kokon.provisioning.database.migrate import migrate
 from kokon.provisioning.database.notify import Listener
 from kokon.provisioning.database.opening import begin, load_all, load_ring
-from kokon.provisioning.database.reseal import uses
+from kokon.provisioning.database.reseal import heads_behind, uses
 from kokon.provisioning.database.rings import RingLoader, SharedRing, change
 from kokon.provisioning.database.schema import RECORDS
 from kokon.provisioning.database.sealing import digest, row_of, tampered, unseal
@@ -249,14 +249,15 @@ class Store:
     def retire_data_keys(self) -> tuple[int, ...]:
         """Destroy older data keys under which nothing is sealed any more; their ids.
 
-        Where other replicas write, which may not have heard of the newest one yet, the one before it stays. Raises as
-        `rings.change`.
+        None, unless the heads of all projects are under the newest one (`reseal`): before that another replica may be
+        about to seal with any. Where other replicas write, the one before the newest stays, for those that read. Raises
+        as `rings.change`.
         """
         retired: list[int] = []
 
         def alter(connection: Connection, ring: custody.KeyRing) -> custody.KeyRing:
             spare = 1 if self.backend.shared else 0
-            for key_id in ring.ids:
+            for key_id in () if heads_behind(connection, ring.current) else ring.ids:
                 if key_id < ring.current - spare and not uses(connection, key_id):
                     ring = ring.retire(key_id)
                     retired.append(key_id)

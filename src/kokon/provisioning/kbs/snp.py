@@ -18,6 +18,8 @@ from kokon.tee.snp.report import TURIN_FAMILY, encode_fields, parse_report, tcb_
 _Byte = Annotated[int, Meta(ge=0, le=0xFF)]
 _Word = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
 _Long = Annotated[int, Meta(ge=0)]
+_LONGEST: Final = 2**64 - 1
+"""Of the 64-bit numbers; msgspec's own bounds end at 63 bits."""
 _Id = Annotated[list[_Byte], Meta(min_length=16, max_length=16)]
 _Bytes32 = Annotated[list[_Byte], Meta(min_length=32, max_length=32)]
 _Bytes48 = Annotated[list[_Byte], Meta(min_length=48, max_length=48)]
@@ -84,11 +86,12 @@ class _Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_plain(value: Any) -> Evidence | None:
-    """The evidence in a JSON object; None for what another reader must look at. Raises as `parse_report`, and
-    `MalformedError` (`report-field`)."""
+    """The evidence in a JSON object; None for what another reader must look at. Raises as `parse_report`."""
     try:
         report = msgspec.convert(value, _Envelope).attestation_report
     except msgspec.ValidationError:
+        return None
+    if max(report.policy, report.plat_info, report.launch_mit_vector or 0, report.current_mit_vector or 0) > _LONGEST:
         return None
     turin = report.cpuid_fam_id == TURIN_FAMILY
     tcbs = [report.current_tcb, report.reported_tcb, report.committed_tcb, report.launch_tcb]

@@ -89,14 +89,12 @@ class TokenVerifier(Generic[T]):
             self._remember(name, found)
         return found.value
 
-    def remember(self, token: str, claims: Mapping[str, Any]) -> None:
-        """Take a token for verified that was made of `claims` here and now. Raises as `verify` does for its claims."""
-        self._remember(_name(token), self._read_claims(claims))
+    def remember(self, token: str, verified: Verified[T]) -> None:
+        """Take a token for verified that was signed here a moment ago; `verified` is what would be read of it."""
+        self._remember(_name(token), verified)
 
     def _verified(self, token: str, key: VerifyingKey) -> Verified[T]:
-        return self._read_claims(_open(token, key))
-
-    def _read_claims(self, claims: Mapping[str, Any]) -> Verified[T]:
+        claims = _open(token, key)
         fields = Fields(claims, "token")
         issued, expires = fields.integer("iat", high=_LATEST), fields.integer("exp", high=_LATEST)
         if fields.text("iss", limit=256) != self._issuer:

@@ -359,18 +359,16 @@ def _other_generation(lines: list[bytes]) -> list[bytes]:
     ],
 )
 def test_a_tampered_backup_is_refused_when_it_is_opened(
-    ringed: list[bytes], tmp_path: Path, change: Callable[[list[bytes]], list[bytes]], expected: str
+    ringed: list[bytes], file_lab: Lab, change: Callable[[list[bytes]], list[bytes]], expected: str
 ) -> None:
     """Its digest is anybody's to compute."""
-    target = Lab(tmp_path / "target.db")
-    restored(closed(change(ringed)), target)
-    assert code(lambda: target.open_with(MASTER)) == expected
+    restored(closed(change(ringed)), file_lab)
+    assert code(lambda: file_lab.open_with(MASTER)) == expected
 
 
-def test_a_backup_that_was_not_tampered_with_opens(ringed: list[bytes], tmp_path: Path) -> None:
-    target = Lab(tmp_path / "target.db")
-    restored(closed(ringed), target)
-    with target.open_with(MASTER) as store:
+def test_a_backup_that_was_not_tampered_with_opens(ringed: list[bytes], file_lab: Lab) -> None:
+    restored(closed(ringed), file_lab)
+    with file_lab.open_with(MASTER) as store:
         assert store.read("default", "secret", "d") == b"d"
 
 

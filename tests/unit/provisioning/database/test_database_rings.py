@@ -16,7 +16,7 @@ from kokon.provisioning.custody.keyring import KeyRing, decode_ring, make_ring
 from kokon.provisioning.custody.master import MasterKey, make_master
 from kokon.provisioning.database import Store
 from kokon.provisioning.database.engines import Backend, open_backend
-from kokon.provisioning.database.rings import PREFIX, RingLoader, SharedRing, add_master, remove_masters
+from kokon.provisioning.database.rings import PREFIX, RingLoader, SharedRing, add_master, change, remove_masters
 from kokon.provisioning.database.schema import VOUCHED
 
 MASTER, OTHER = make_master(), make_master()
@@ -244,13 +244,60 @@ def test_replicas_turn_keys_at_once(server_lab: Lab) -> None:
             names = store.snapshot("default").names("secret")
             assert len(names) == 8
             assert [store.read("default", "secret", name) for name in names] == [b"x"] * 8
-        assert one.retire_data_keys() == (), "heads and records are under all of them"
-        assert one.reseal(100) == 0
+        assert one.retire_data_keys() == (), "not before all heads are under the newest"
+        while one.reseal(3):
+            pass
         assert set(one.retire_data_keys()) == set(range(1, 8))
         assert two.commit(put("late", b"y"))
         assert one._writer.refresh("default").result() is None
         assert one.read("default", "secret", "late") == b"y"
     assert decode_ring(document(server_lab), MASTER).ids == (8, 9)
+
+
+def test_a_key_that_another_replica_may_seal_with_stays(server_lab: Lab) -> None:
+    """It has heard of no newer one yet, and nothing is sealed under its own so far."""
+    with server_lab.open_with(MASTER) as one, server_lab.open_with(MASTER) as two:
+        one.commit(put("a", b"1"))
+        assert (two.add_data_key(), one.add_data_key(), one.add_data_key()) == (2, 3, 4)
+        assert one.retire_data_keys() == ()
+        two.commit(put("b", b"2"))
+        two.commit(put("c", b"3", project="fresh"))
+        assert server_lab.sql("SELECT key_id FROM records WHERE name <> 'a'") == [(2,), (2,)]
+        assert one.reseal(100) == 0
+        assert one.retire_data_keys() == (1, 2)
+        two.commit(put("d", b"4"))
+        two.commit(put("e", b"5", project="newer"))
+        assert server_lab.sql("SELECT DISTINCT key_id FROM records") == [(4,)], "it had to hear of it"
+    with server_lab.open_with(MASTER) as store:
+        found = [store.read("default", "secret", name) for name in "abd"]
+        assert found == [b"1", b"2", b"4"]
+        assert (store.read("fresh", "secret", "c"), store.read("newer", "secret", "e")) == (b"3", b"5")
+
+
+def test_the_ring_is_changed_by_one_at_a_time(served: Lab) -> None:
+    """Whoever reads it before another has written would undo the other's change."""
+    backends = [open_backend(served.location, alone=False) for _ in range(2)]
+    inside, go = threading.Event(), threading.Event()
+
+    def slowly(_connection: object, ring: KeyRing) -> KeyRing:
+        inside.set()
+        go.wait(20)
+        return ring.add()
+
+    first = threading.Thread(target=change, args=(backends[0], MASTER, slowly))
+    second = threading.Thread(target=change, args=(backends[1], MASTER, lambda _, ring: ring.add()))
+    first.start()
+    assert inside.wait(20)
+    second.start()
+    second.join(0.3)
+    assert second.is_alive(), "it waits"
+    go.set()
+    for thread in (first, second):
+        thread.join()
+    for backend in backends:
+        backend.close()
+    ring = decode_ring(document(served), MASTER)
+    assert (ring.ids, ring.generation) == ((1, 2, 3), 3)
 
 
 def test_a_replica_learns_of_a_key_from_the_first_row_under_it(server_lab: Lab) -> None:
@@ -301,8 +348,8 @@ def test_an_older_or_foreign_ring_does_not_take_over() -> None:
     assert (shared.current, shared.generation) == (3, 3)
 
 
-@pytest.mark.parametrize("change", [Store.add_data_key, Store.retire_data_keys])
-def test_a_ring_put_back_behind_a_serving_store_is_not_built_on(served: Lab, change: Callable[[Store], object]) -> None:
+@pytest.mark.parametrize("turned", [Store.add_data_key, Store.retire_data_keys])
+def test_a_ring_put_back_behind_a_serving_store_is_not_built_on(served: Lab, turned: Callable[[Store], object]) -> None:
     """It would get a second key of an id that is in use, and the rows under the first would be lost."""
     old = document(served)
     with served.open_with(MASTER) as store:
@@ -311,14 +358,14 @@ def test_a_ring_put_back_behind_a_serving_store_is_not_built_on(served: Lab, cha
         store.commit(put("b", b"2"))
         new = document(served)
         replace_document(served, old)
-        assert refused(lambda: change(store)) == "keyring-rolled-back"
+        assert refused(lambda: turned(store)) == "keyring-rolled-back"
         assert document(served) == old, "nothing was written"
         assert refused(lambda: store.ring.aead(9)) == "keyring-rolled-back"
         assert store.read("default", "secret", "b") == b"2"
         replace_document(served, make_ring().add().add().encode(MASTER))
-        assert refused(lambda: change(store)) == "keyring-foreign"
+        assert refused(lambda: turned(store)) == "keyring-foreign"
         served.sql("DELETE FROM documents")
-        assert refused(lambda: change(store)) == "keyring-missing"
+        assert refused(lambda: turned(store)) == "keyring-missing"
         served.insert("documents", (PREFIX + MASTER.identity, new))
         assert store.add_data_key() == 4
 
@@ -364,6 +411,8 @@ def test_other_documents_are_left_alone(served: Lab, backend: Backend) -> None:
     add_master(backend, MASTER, OTHER)
     remove_masters(backend, OTHER)
     assert sorted(name for name, _ in served.table("documents")) == [PREFIX + OTHER.identity, "something-else"]
+    with served.open_with(OTHER) as store:
+        assert store.add_data_key() == 2
 
 
 def test_data_keys_stay_while_the_master_key_is_replaced(served: Lab, backend: Backend) -> None:
@@ -371,8 +420,8 @@ def test_data_keys_stay_while_the_master_key_is_replaced(served: Lab, backend: B
     with served.open_with(MASTER) as store:
         add_master(backend, MASTER, OTHER)
         before = served.table("documents")
-        for change in (store.add_data_key, store.retire_data_keys):
-            assert refused(change) == "master-changing"
+        for turned in (store.add_data_key, store.retire_data_keys):
+            assert refused(turned) == "master-changing"
         assert served.table("documents") == before
         assert store.commit(put("b", b"2")).versions == (1,), "all else goes on"
         remove_masters(backend, OTHER)

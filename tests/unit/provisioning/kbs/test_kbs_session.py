@@ -14,6 +14,7 @@ from kokon.provisioning.kbs.messages import Request, new_nonce
 from kokon.provisioning.kbs.session import (
     LIFETIME,
     LONGEST,
+    PLAIN_LIMIT,
     Session,
     SessionSealer,
     cookie_text,
@@ -57,7 +58,18 @@ def test_every_session_comes_back(session: Session) -> None:
 def test_cookies_are_small_and_differ() -> None:
     assert len(SEALER.seal(SESSION)) <= 128
     assert SEALER.seal(SESSION) != SEALER.seal(SESSION)
-    assert len(SEALER.seal(replace(SESSION, token=TOKEN))) < len(TOKEN) + len(SEALER.seal(SESSION))
+    assert len(SEALER.seal(replace(SESSION, token=TOKEN))) < len(TOKEN) + len(SEALER.seal(SESSION)) + 16
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_the_cookie_of_a_compact_token_is_for_every_client(more: int) -> None:
+    """Longer payloads are compressed: these are text of which a third is saved."""
+    header, payload = f'{{"alg":"ES256","kid":"{"k" * 43}","typ":"JWT"}}'.encode(), os.urandom(PLAIN_LIMIT).hex()
+    token = ".".join(b64url(part) for part in (header, payload[: PLAIN_LIMIT + more].encode(), os.urandom(64)))
+    session = replace(SESSION, token=token)
+    sealed = SEALER.seal(session)
+    assert len(sealed) <= (2800 if more else 4096)
+    assert SEALER.open(sealed, session.project, NOW) == session
 
 
 def test_another_replica_with_the_key_goes_on() -> None:
