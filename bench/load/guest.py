@@ -24,7 +24,8 @@ from kokon.tee.simulated.processor import GuestContext
 from kokon.tee.snp.envelope import to_envelope
 from kokon.wire import canonical_json
 
-LATER = frozenset({429, 503})
+TOO_OFTEN = 429
+LATER = frozenset({TOO_OFTEN, 503})
 _GONE = (OSError, EOFError, asyncio.TimeoutError, ssl.SSLError)
 _ANSWER_SECONDS = 60.0
 
@@ -181,11 +182,18 @@ class GuestClient:
         return True
 
     async def ask(self, method: str, path: str, message: Any = None) -> Reply:
-        """One request with this guest's session. Raises those of `_GONE`."""
+        """One request with this guest's session, again as long as it is told to come later for having asked too often:
+        then nothing was done. Raises those of `_GONE`."""
         headers = {"Cookie": self.cookie} if self.cookie else {}
         body = None if message is None else json.dumps(message).encode()
-        answer = await self._line.ask(method, path, body, headers)
-        self.seen.statuses[answer.status] += 1
+        end = time.monotonic() + self.patience
+        while True:
+            answer = await self._line.ask(method, path, body, headers)
+            self.seen.statuses[answer.status] += 1
+            told = answer.headers.get("retry-after", "")
+            if answer.status != TOO_OFTEN or not told.isdecimal() or time.monotonic() > end:
+                break
+            await asyncio.sleep(int(told) * random.uniform(1.0, 2.0))
         if answer.status in LATER and not answer.headers.get("retry-after", "").isdecimal():
             self.seen.wrong(f"{answer.status} to {method} {path} without Retry-After: {answer.body[:200]!r}")
         cookie = answer.headers.get("set-cookie")

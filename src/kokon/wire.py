@@ -45,6 +45,9 @@ def _check(value: Any, left: int = JSON_DEPTH) -> None:
         raise ValueError("a number is too large")
 
 
+_decode_json = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_constant).decode
+
+
 def parse_json(data: bytes, *, limit: int, what: str) -> Any:
     """JSON (RFC 8259) of at most `limit` bytes as plain values; `what` names it in errors.
 
@@ -53,7 +56,7 @@ def parse_json(data: bytes, *, limit: int, what: str) -> Any:
     if len(data) > limit:
         raise MalformedError("json-too-large", f"{what} is too large", expected=f"<= {limit} bytes", found=len(data))
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_pairs, parse_constant=_constant)
+        value = _decode_json(data.decode("utf-8"))
         _check(value)
     except (ValueError, RecursionError) as error:
         raise MalformedError("json-malformed", f"{what} is not strict JSON", found=error) from error

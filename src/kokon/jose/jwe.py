@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     PublicKey = ec.EllipticCurvePublicKey | RSAPublicKey
     PrivateKey = ec.EllipticCurvePrivateKey | RSAPrivateKey
@@ -185,14 +186,20 @@ def _accept(algorithm: str | None, *allowed: str) -> None:
 
 def _coordinates(public: ec.EllipticCurvePublicKey) -> tuple[str, str, str]:
     """Curve name, x and y of a key as a JWK has them."""
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
     name = _NAMES.get(public.curve.name)
     if name is None:
         raise MalformedError("key-unsupported", "this elliptic curve is not supported", found=public.curve.name)
-    point = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    point = public.public_bytes(*_point_format())
     middle = 1 + _CURVES[name][1]
     return name, b64url(point[1:middle]), b64url(point[middle:])
+
+
+@lru_cache(maxsize=1)
+def _point_format() -> tuple[Encoding, PublicFormat]:
+    """An uncompressed point (SEC 1, 2.3.3). A slow import, which a guest without a key broker need not wait for."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return Encoding.X962, PublicFormat.UncompressedPoint
 
 
 def _ec_from(fields: Fields) -> ec.EllipticCurvePublicKey:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,10 +16,15 @@ from typing import Any
 import httpx2
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+
+sys.path.insert(0, str(Path(__file__).parent / "database"))
+
+from database_factory import BINARIES, Postgres, running_postgres
 from provisioning_factory import Author, attestation, launch
 
 from kokon.jose.jwe import public_jwk
 from kokon.provisioning.client import ADMIN_FILE, AdminClient, read_access
+from kokon.provisioning.client_transport import AdminAccess
 from kokon.provisioning.core import Core, Demands
 from kokon.provisioning.custody.file import FileHolder
 from kokon.provisioning.database import Store
@@ -130,10 +137,11 @@ def other_chip(tmp_path_factory: pytest.TempPathFactory) -> Chip:
 
 @contextlib.contextmanager
 def serving(state: Path, endorsements: Endorsements, **options: Any) -> Iterator[Server]:
-    """A server with its state there; `options` are those of `Demands`, and `limits` of requests."""
+    """A server with its state there; `options` are those of `Demands`, and `limits` of requests, `settings` of the
+    state directory, and the owner's `token`, if it is not in there, as for a second replica."""
     clock = Clock()
     limits = options.pop("limits", LimitOptions(address=None, project=None))
-    settings = options.pop("settings", Settings())
+    settings, token = options.pop("settings", Settings()), options.pop("token", None)
     literal = options.pop("literal_statuses", False)
     demands = Demands(endorsements, **options)
     metrics = Metrics(operation.name for operation in API.operations)
@@ -148,7 +156,8 @@ def serving(state: Path, endorsements: Endorsements, **options: Any) -> Iterator
         thread = threading.Thread(target=running.start)
         thread.start()
         assert started.wait(20)
-        access = read_access(state / ADMIN_FILE)
+        certificate = replica.keys.certificate
+        access = AdminAccess(url, token, certificate) if token else read_access(state / ADMIN_FILE)
         admin = stack.enter_context(AdminClient(access))
         guest = httpx2.Client(base_url=url, verify=client_context(access.certificate), timeout=10, trust_env=False)
         author = Author(public_jwk(replica.keys.owner.public_key()), access.certificate, url)
@@ -167,7 +176,29 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         yield lambda endorsements, **options: stack.enter_context(serving(tmp_path / "state", endorsements, **options))
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """Started once for all tests of a process."""
+    if not (BINARIES / "postgres").exists():
+        warnings.warn(f"NOT TESTED: the server on PostgreSQL, for want of {BINARIES} (scripts/setup)", stacklevel=1)
+        pytest.skip(f"PostgreSQL is not installed in {BINARIES}: run scripts/setup")
+    with running_postgres() as server:
+        yield server
+
+
 @pytest.fixture
-def server(tmp_path: Path, chip: Chip) -> Iterator[Server]:
-    with serving(tmp_path / "state", Endorsements(accepted_simulated=frozenset({chip.root}))) as server:
+def database() -> str:
+    """The kind of the server's database. Modules whose tests are for both kinds have another fixture of this name."""
+    return "sqlite"
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest, database: str) -> Settings:
+    return Settings(database=request.getfixturevalue("postgres").reuse() if database == "postgresql" else "")
+
+
+@pytest.fixture
+def server(tmp_path: Path, chip: Chip, settings: Settings) -> Iterator[Server]:
+    endorsements = Endorsements(accepted_simulated=frozenset({chip.root}))
+    with serving(tmp_path / "state", endorsements, settings=settings) as server:
         yield server

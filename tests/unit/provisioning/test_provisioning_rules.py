@@ -15,6 +15,11 @@ from kokon.image.ecdsa import public_pem
 BARE = {"policy": {"allow_debug": False, "minimum_tcb": {}}, "resources": []}
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 def rule(server: Any, **changes: Any) -> dict[str, Any]:
     from datetime import timedelta
 

@@ -7,6 +7,7 @@ record: another spelling of the line is refused.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, Literal, get_args
 
 from kokon.errors import MalformedError
@@ -56,7 +57,7 @@ def check_value(value: bytes) -> bytes:
 
 def encode_secret(secret: Secret) -> bytes:
     """The record. It holds the value: seal it."""
-    return _head(secret) + b"\n" + secret.value
+    return _head(secret.kind, secret.recipe, secret.public) + b"\n" + secret.value
 
 
 def decode_secret(record: bytes) -> Secret:
@@ -65,7 +66,14 @@ def decode_secret(record: bytes) -> Secret:
     end = record.find(b"\n", 0, HEADER_LIMIT + 1)
     if end < 0:
         raise MalformedError("secret-record", "a secret's record has no end of its head")
-    fields = Fields(parse_json(record[:end], limit=HEADER_LIMIT, what="secret's record"), "secret's record")
+    kind, recipe, public = _read_head(record[:end])
+    return Secret(kind, record[end + 1 :], recipe, public)
+
+
+@lru_cache(maxsize=256)
+def _read_head(head: bytes) -> tuple[Kind, str, str]:
+    """Kind, recipe and public half, none of which is secret. Raises as `decode_secret`."""
+    fields = Fields(parse_json(head, limit=HEADER_LIMIT, what="secret's record"), "secret's record")
     fields.integer("version", low=1, high=1)
     text = fields.text("kind", limit=16)
     kind = next((one for one in _KINDS if one == text), None)
@@ -73,11 +81,10 @@ def decode_secret(record: bytes) -> Secret:
     fields.finish()
     if kind is None:
         raise MalformedError("secret-record", "a secret of an unknown kind", expected=_KINDS, found=repr(text))
-    secret = Secret(kind, record[end + 1 :], recipe, public)
-    if _head(secret) != record[:end]:
+    if _head(kind, recipe, public) != head:
         raise MalformedError("secret-record", "the head of a secret's record is not canonical JSON")
-    return secret
+    return kind, recipe, public
 
 
-def _head(secret: Secret) -> bytes:
-    return canonical_json({"version": 1, "kind": secret.kind, "recipe": secret.recipe, "public": secret.public})
+def _head(kind: Kind, recipe: str, public: str) -> bytes:
+    return canonical_json({"version": 1, "kind": kind, "recipe": recipe, "public": public})

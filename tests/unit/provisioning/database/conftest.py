@@ -1,4 +1,4 @@
-"""Databases of both kinds; PostgreSQL is started once for all tests of a process."""
+"""Databases of both kinds; the server of PostgreSQL is that of all tests of the provisioning server."""
 
 from __future__ import annotations
 
@@ -7,25 +7,15 @@ import os
 import shutil
 import tempfile
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from database_factory import BINARIES, Lab, Postgres, running_postgres
+from database_factory import Lab, Postgres
 
 from kokon.provisioning.database import Store
 from kokon.provisioning.database.engines import open_backend
 from kokon.provisioning.database.migrate import upgrade
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    if not (BINARIES / "postgres").exists():
-        warnings.warn(f"NOT TESTED: the store on PostgreSQL, for want of {BINARIES} (scripts/setup)", stacklevel=1)
-        pytest.skip(f"PostgreSQL is not installed in {BINARIES}: run scripts/setup")
-    with running_postgres() as server:
-        yield server
 
 
 @pytest.fixture
