@@ -22,6 +22,7 @@ from kokon.image.seal import Claims, seal
 from kokon.image.sign import load_private_key
 from kokon.image.source import open_source
 from kokon.jose.jwe import public_jwk
+from kokon.provisioning.access.bearer import make_token
 from kokon.tee.evidence import Evidence
 from kokon.tee.snp.envelope import to_envelope
 from support.registry import LocalRegistry
@@ -133,8 +134,8 @@ def test_a_server_that_does_not_answer(world: World) -> None:
     nobody.write_text(json.dumps(admin | {"url": f"https://127.0.0.1:{free_port()}"}))
     for words in (("secret", "list"), ("log",), admit(world, world.image)):
         world.refused("provisioning-unreachable", 7, *words, "--admin", nobody)
-    nobody.write_text(json.dumps(admin | {"token": "0" * 64}))
-    world.refused("admin-token", 5, "secret", "list", "--admin", nobody)
+    nobody.write_text(json.dumps(admin | {"token": make_token(os.urandom(40)).text}))
+    world.refused("principal-unknown", 4, "secret", "list", "--admin", nobody)
     assert_not_admitted(world)
 
 

@@ -91,18 +91,14 @@ class AttestationResult:
         `runtime_data` is what the report data was a digest of (`tee-pubkey`, `nonce`); `extra` are further top-level
         claims. Unless `verbose`, checks that passed are left out.
         """
-        appraisal = self.as_appraisal(verbose=verbose)
-        document = ear_document(self.claims, appraisal, now, lifetime, issuer=issuer, runtime_data=runtime_data)
-        return document | dict(extra or {})
-
-    def as_appraisal(self, *, verbose: bool = True) -> dict[str, Any]:
-        """The submodule of such claims without the evidence that is annotated."""
         shown = [check for check in self.checks if verbose or check.outcome != "passed"]
-        appraisal: dict[str, Any] = {
-            "ear.status": self.status,
-            "ear.trustworthiness-vector": dict(self.vector),
-            "ear.appraisal-policy-id": self.policy,
+        extension: dict[str, Any] = {
             "kokon.checks": [check.as_dict() for check in shown],
             "kokon.missing": [str(need) for need in self.missing],
         }
-        return appraisal if self.reference is None else {**appraisal, "kokon.reference": self.reference.title}
+        if self.reference is not None:
+            extension["kokon.reference"] = self.reference.title
+        appraisal: dict[str, Any] = {"ear.status": self.status, "ear.trustworthiness-vector": dict(self.vector)}
+        appraisal |= {"ear.appraisal-policy-id": self.policy, **extension}
+        document = ear_document(self.claims, appraisal, now, lifetime, issuer=issuer, runtime_data=runtime_data)
+        return document | dict(extra or {})

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from kokon.errors import DeniedError
+from kokon.errors import DeniedError, HostError
 from kokon.jose.jwe import from_jwk, thumbprint
 from kokon.provisioning.database.values import Delete, Entry, Put, Work
 from kokon.provisioning.kbs.messages import runtime_data
@@ -41,6 +41,7 @@ TERMS_CLAIM = "kokon.terms"
 PLATFORM_CLAIM = "kokon.platform"
 """The chip that the evidence names, in hex; "" if it names none."""
 RECORD = "token"
+_ATTEMPTS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +104,8 @@ class Tokens:
         self._store = store
         self._marks = {f"kokon.{name}": value for name, value in (marks or {}).items()}
         self._lock = threading.Lock()
-        record = kept(store, RECORD, lambda: generate_keys(now).encode())
-        self._keys = decode_keys(record)
-        self._version = self._newest()
+        self._version = self._newest()  # before the record: of a newer one it is known then that it is to be read
+        self._keys = decode_keys(kept(store, RECORD, lambda: generate_keys(now).encode()))
         self._verifier = TokenVerifier(self._keys, ISSUER, read_bearer)
 
     def make(self, holder: Holder, result: AttestationResult, attempt: Attempt, now: datetime) -> tuple[str, str]:
@@ -139,9 +139,14 @@ class Tokens:
         return self._keys.jwks(now)
 
     def rotate(self, now: datetime, by: str) -> str:
-        """Sign with a new key from now on; tokens of the last one stay good. Its key id. Raises as the store does."""
+        """Sign with a new key from now on; tokens of the last one stay good. Its key id. Raises as the store does, and
+        `HostError` (`store-busy`)."""
         with self._lock:
-            return self._rotate(now, by).current.kid
+            for _ in range(_ATTEMPTS):
+                self._read()
+                if self._rotate(now, by):
+                    return self._keys.current.kid
+        raise HostError("store-busy", "the token key changes all the time", hint="try again")
 
     def _signing(self, now: datetime) -> TokenKeys:
         """The keys; one that has signed for long enough gives way first."""
@@ -149,19 +154,21 @@ class Tokens:
         if now - self._keys.created < TOKEN_KEY_AGE:
             return self._keys
         with self._lock:
-            return self._rotate(now, "") if now - self._keys.created >= TOKEN_KEY_AGE else self._keys
+            if now - self._keys.created >= TOKEN_KEY_AGE and not self._rotate(now, ""):
+                self._read()  # another replica was first: its key is as new
+            return self._keys
 
-    def _rotate(self, now: datetime, by: str) -> TokenKeys:
+    def _rotate(self, now: datetime, by: str) -> bool:
+        """Whether a new key took the place of the one that is known here."""
         keys, version = self._keys.rotate(now, TOKEN_KEY_OVERLAP), self._version
         entry = Entry("token-key-rotated", {"kid": keys.current.kid, "by": by})
         changes = (Put(SERVER_KEY, RECORD, keys.encode(), previous=version), Delete(SERVER_KEY, RECORD, version))
         try:
             self._store.commit(Work(SERVER, (entry,), changes))
-        except DeniedError:  # another replica was first: its key is as new
-            self._read()
-            return self._keys
+        except DeniedError:
+            return False
         self._use(keys, version + 1)
-        return keys
+        return True
 
     def _follow(self) -> None:
         """Take over keys that another replica has made."""
@@ -171,9 +178,10 @@ class Tokens:
 
     def _read(self) -> None:
         version = self._newest()
-        record = self._store.read(SERVER, SERVER_KEY, RECORD)
-        if record is not None and version > self._version:
-            self._use(decode_keys(record), version)
+        if version > self._version:
+            record = self._store.read(SERVER, SERVER_KEY, RECORD)
+            if record is not None:
+                self._use(decode_keys(record), version)
 
     def _use(self, keys: TokenKeys, version: int) -> None:
         self._keys, self._version = keys, version

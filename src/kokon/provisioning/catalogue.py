@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from kokon.appraisal.policy_file import parse_policy
+from kokon.errors import HostError
 from kokon.provisioning.history import decode_text
 from kokon.provisioning.rego.judge import RegoPolicies
 from kokon.provisioning.rego.reference import decode_value
@@ -64,7 +65,7 @@ class Catalogues:
         self._store = store
         self._lock = threading.Lock()
         self._known: OrderedDict[str, tuple[Policy, Catalogue]] = OrderedDict()
-        self._decoded: dict[tuple[str, str], dict[str, tuple[bytes, Any]]] = {}
+        self._decoded: dict[str, dict[str, dict[str, tuple[bytes, Any]]]] = {}
 
     def of(self, project: str, rules: Policy) -> Catalogue:
         """The catalogue of `project`, whose own policy, if it has one, stands in the place of `rules`.
@@ -79,7 +80,8 @@ class Catalogues:
             self._known[project] = (rules, made)
             self._known.move_to_end(project)
             while len(self._known) > PROJECTS:
-                self._known.popitem(last=False)
+                dropped, _ = self._known.popitem(last=False)
+                self._decoded.pop(dropped, None)
             return made
 
     def known(self, project: str, rules: Policy) -> Catalogue | None:
@@ -89,7 +91,10 @@ class Catalogues:
         return known[1] if known is not None and known[0] is rules and known[1].generation == generation else None
 
     def _make(self, project: str, rules: Policy) -> Catalogue:
-        """Made of one snapshot: if a record is gone before it was read, of the next one."""
+        """Made of one snapshot: if a record is gone before it was read, of the next one.
+
+        Raises `HostError` (`store-busy`) if that happens again and again: of a half nothing is decided.
+        """
         for _ in range(_LOOKS):
             snapshot = self._store.snapshot(project)
             workloads = self._records(snapshot, WORKLOAD, decode_workload)
@@ -99,7 +104,7 @@ class Catalogues:
             if workloads is not None and releases is not None and policies is not None and rego is not None:
                 whole = {name: _whole(one, releases) for name, one in workloads.items()}
                 return _catalogue(snapshot, whole, policies.get("default", rules), rego)
-        return _catalogue(snapshot, {}, rules, RegoPolicies())
+        raise HostError("store-busy", "the records change all the time", hint="try again")
 
     def _rego(self, snapshot: Snapshot) -> RegoPolicies | None:
         attestation = self._records(snapshot, ATTESTATION_POLICY, read_text)
@@ -111,7 +116,8 @@ class Catalogues:
 
     def _records(self, snapshot: Snapshot, kind: str, decode: Callable[[bytes], Any]) -> dict[str, Any] | None:
         """The newest version of each record, decoded; None if one is gone."""
-        before = self._decoded.get((snapshot.project, kind), {})
+        decoded = self._decoded.setdefault(snapshot.project, {})
+        before = decoded.get(kind, {})
         found: dict[str, tuple[bytes, Any]] = {}
         for name in snapshot.names(kind):
             meta = snapshot.get(kind, name)
@@ -122,7 +128,7 @@ class Catalogues:
                     return None
                 digest, value = meta.digest, decode(record)
             found[name] = digest, value
-        self._decoded[snapshot.project, kind] = found
+        decoded[kind] = found
         return {name: value for name, (_, value) in found.items()}
 
 

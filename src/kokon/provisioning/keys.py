@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from kokon.errors import DeniedError, MalformedError
-from kokon.provisioning.database.values import Entry, Put, Work
+from kokon.provisioning.database.values import Delete, Entry, Put, Work
 from kokon.provisioning.tls import check_certificate, make_certificate
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from kokon.provisioning.database.store import Store
+    from kokon.provisioning.database.values import Change
 
 SERVER = ""
 SERVER_KEY = "server-key"
@@ -48,35 +49,51 @@ def open_keys(store: Store, names: Sequence[str], now: datetime, *, renew: bool 
     `names`. `renew`: a new TLS key and certificate, which every launch document must pin anew.
 
     Raises `UsageError` (`tls-name-missing`, `tls-name-malformed`), `StaleError` (`tls-expired`), `MalformedError`
-    (`server-key-malformed`), and as the store does.
+    (`server-key-malformed`, `certificate-malformed`), `DeniedError` (`changed-meanwhile`: renewed by another replica at
+    the same moment), and as the store does.
     """
     owner = read_key(kept(store, "owner", _new_key))
-    tls = kept(store, "tls", _new_key, renew=renew)
-    certificate = kept(store, "certificate", lambda: make_certificate(read_key(tls), names, now), renew=renew)
+    if renew:
+        _renew(store, names, now)
+    tls = kept(store, "tls", _new_key)
+    certificate = kept(store, "certificate", lambda: make_certificate(read_key(tls), names, now))
     check_certificate(certificate, read_key(tls).public_key(), names, now)
     return ServerKeys(owner, read_key(tls), certificate.decode())
 
 
-def kept(store: Store, name: str, make: Callable[[], bytes], *, renew: bool = False) -> bytes:
-    """The record of that name, made if it is not there, or anew. Of replicas that start at once, all get the same.
+def kept(store: Store, name: str, make: Callable[[], bytes]) -> bytes:
+    """The record of that name, made if it is not there. Of replicas that start at once, all get the same.
 
     Raises as the store does.
     """
-    found = None if renew else store.read(SERVER, SERVER_KEY, name)
+    found = store.read(SERVER, SERVER_KEY, name)
     if found is not None:
         return found
-    meta = store.snapshot(SERVER).get(SERVER_KEY, name)
     value = make()
-    entry = Entry("server-key-made", {"key": name, "sha256": hashlib.sha256(public_part(value)).hexdigest()})
-    change = Put(SERVER_KEY, name, value, previous=meta.version if meta else 0)
     try:
-        store.commit(Work(SERVER, (entry,), (change,)))
+        store.commit(Work(SERVER, (_made(name, value),), (Put(SERVER_KEY, name, value, previous=0),)))
     except DeniedError:
         other = store.read(SERVER, SERVER_KEY, name)
-        if other is None or renew:
+        if other is None:
             raise
         return other
     return value
+
+
+def _renew(store: Store, names: Sequence[str], now: datetime) -> None:
+    """A new TLS key with its certificate, both or neither, in the place of those that are there."""
+    tls = _new_key()
+    made = {"tls": tls, "certificate": make_certificate(read_key(tls), names, now)}
+    changes: list[Change] = []
+    for name, value in made.items():
+        before = store.snapshot(SERVER).versions(SERVER_KEY, name)
+        changes.append(Put(SERVER_KEY, name, value, previous=before[-1].version if before else 0))
+        changes += [Delete(SERVER_KEY, name, one.version) for one in before]
+    store.commit(Work(SERVER, tuple(_made(name, value) for name, value in made.items()), tuple(changes)))
+
+
+def _made(name: str, value: bytes) -> Entry:
+    return Entry("server-key-made", {"key": name, "sha256": hashlib.sha256(public_part(value)).hexdigest()})
 
 
 def public_part(value: bytes) -> bytes:

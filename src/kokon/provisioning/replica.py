@@ -14,12 +14,13 @@ from kokon.jose.jwe import public_jwk
 from kokon.provisioning.admin.callers import PRINCIPAL
 from kokon.provisioning.admin.principals import make_owner
 from kokon.provisioning.client import ADMIN_FILE
-from kokon.provisioning.core import Core, Counters, Demands
+from kokon.provisioning.core import ATTEMPTS, Core, Counters, Demands, busy
 from kokon.provisioning.custody import vault
 from kokon.provisioning.custody.files import replace_private
 from kokon.provisioning.database.memory import Memory, read_memory
 from kokon.provisioning.database.rings import RingLoader
 from kokon.provisioning.database.store import Store
+from kokon.provisioning.database.values import StaleDecision
 from kokon.provisioning.keys import SERVER, ServerKeys, fingerprint, open_keys
 from kokon.provisioning.ledger.checkpoint import Checkpoint, sign_checkpoint
 from kokon.provisioning.ledger.keys import SigningKey, VerifierKey, signing_key
@@ -109,8 +110,7 @@ def open_replica(
         stack.callback(core.rego.close)
         _remember_public(directory, keys)
         replica = Replica(directory, store, keys, core, logs)
-        if not store.snapshot(SERVER).names(PRINCIPAL):
-            replica.fresh_token = make_owner(store, clock())
+        replica.fresh_token = _first_owner(store, clock())
         details = {
             "owner_key": fingerprint(keys.owner.public_key()),
             "accepted_simulated": sorted(demands.endorsements.accepted_simulated),
@@ -147,6 +147,20 @@ def _open_store(
     memory = Memory(directory / MEMORY, store)
     stack.callback(memory.close)
     return store, logs
+
+
+def _first_owner(store: Store, now: datetime) -> str | None:
+    """The token of the owner, if there was no principal yet; of replicas that start at once, one makes it.
+
+    Raises as the store does.
+    """
+    for _ in range(ATTEMPTS):
+        snapshot = store.snapshot(SERVER)
+        if snapshot.names(PRINCIPAL):
+            return None
+        with contextlib.suppress(StaleDecision):
+            return make_owner(store, now, generation=snapshot.generation)
+    raise busy()
 
 
 def _remember_public(directory: Path, keys: ServerKeys) -> None:

@@ -13,6 +13,7 @@ Replicas share a database; each has a directory of its own with the same master 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,7 +59,7 @@ def read_settings(directory: Path) -> Settings:
 
     Raises `HostError` (`state-unusable`), `MalformedError` (those of `kokon.wire`), `UsageError` (`state-older`).
     """
-    if (directory / OLD_DATABASE).exists():
+    if os.path.lexists(directory / OLD_DATABASE):
         raise UsageError(
             "state-older",
             "this state directory is of a version whose state cannot be taken over",
@@ -67,7 +68,8 @@ def read_settings(directory: Path) -> Settings:
         )
     path = directory / SETTINGS
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(SETTINGS_LIMIT + 1)
     except FileNotFoundError:
         return Settings()
     except OSError as error:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import os
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
+import uvicorn.server
 from cryptography.hazmat.primitives.asymmetric import ec
 
 sys.path.insert(0, str(Path(__file__).parent / "database"))
@@ -40,6 +45,17 @@ from kokon.provisioning.web.server import listeners
 from kokon.tee.endorsements import Endorsements
 from kokon.tee.simulated.keys import fingerprint, load_processor
 from kokon.tee.simulated.processor import Processor
+
+HERE = Path(__file__).parent
+MEMORY = Path("/dev/shm")
+
+
+async def _doze(seconds: float) -> None:
+    await asyncio.sleep(min(seconds, 0.01))
+
+
+# uvicorn looks ten times a second whether it is to end, and sleeps before it does: for most tests half of their time.
+uvicorn.server.asyncio = SimpleNamespace(**{**vars(asyncio), "sleep": _doze})
 
 
 @dataclass
@@ -174,6 +190,22 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Starts a server with other endorsements and options than the usual ones."""
     with contextlib.ExitStack() as stack:
         yield lambda endorsements, **options: stack.enter_context(serving(tmp_path / "state", endorsements, **options))
+
+
+@pytest.fixture
+def serve() -> Callable[..., contextlib.AbstractContextManager[Server]]:
+    """`serving`, for tests that start and end several servers."""
+    return serving
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """For servers in memory, where there is such a place: fsync on a busy disk takes longer than all else."""
+    if request.path.parent != HERE or not os.access(MEMORY, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="kokon-provisioning-", dir=MEMORY) as path:
+        yield Path(path)
 
 
 @pytest.fixture(scope="session")

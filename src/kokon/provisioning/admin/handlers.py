@@ -64,6 +64,8 @@ async def asked(request: Request, project: str) -> Asked:
         state.core.check_project(project)
     certificate = state.certificate_of(request.scope)
     principal = await run_in_threadpool(state.callers.identify, bearer_of(request), certificate, project)
+    if project != SERVER:
+        state.core.check_project(project)  # it may be known only now that another replica closed it
     return Asked(state.core, state.callers, principal, project)
 
 

@@ -96,8 +96,9 @@ def delete_principal(asked: Asked, identity: str) -> dict[str, Any]:
     return {"deleted": identity}
 
 
-def make_owner(store: Store, now: datetime, name: str = "owner") -> str:
-    """A new principal that may do everything; its token. Raises as the store does."""
+def make_owner(store: Store, now: datetime, name: str = "owner", generation: int | None = None) -> str:
+    """A new principal that may do everything; its token. Raises as the store does, `StaleDecision` with it if the
+    server's records are of another `generation`."""
     token = make_token(secrets.token_bytes(TOKEN_ENTROPY))
     owner = make_principal(
         id=token.id,
@@ -109,7 +110,8 @@ def make_owner(store: Store, now: datetime, name: str = "owner") -> str:
         credential=Credential("token", token.digest),
     )
     entry = Entry("principal-added", {"principal": _logged(owner), "by": ""})
-    store.commit(Work(SERVER, (entry,), (Put(PRINCIPAL, owner.id, encode_principal(owner), previous=0),)))
+    change = Put(PRINCIPAL, owner.id, encode_principal(owner), previous=0)
+    store.commit(Work(SERVER, (entry,), (change,), generation=generation))
     return token.text
 
 

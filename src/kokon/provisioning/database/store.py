@@ -133,6 +133,10 @@ class Store:
         state = self._context.states.get(project)
         return Snapshot(project) if state is None else state.snapshot
 
+    def freshen(self, project: str) -> None:
+        """Hear now what other replicas wrote of a project, which else is heard of a moment later. Raises as `read`."""
+        self._current(project)
+
     def read(self, project: str, kind: Kind, name: str, version: int | None = None) -> bytes | None:
         """A record's value, the newest or that version, or None if there is none.
 

@@ -15,15 +15,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
-from kokon.appraisal.ear import ear_document, tee_claims
+from kokon.appraisal.ear import ear_document
 from kokon.appraisal.remembered import ByIdentity
-
-if TYPE_CHECKING:
-    from kokon.appraisal.result import AttestationResult
+from kokon.appraisal.result import AttestationResult
 
 AUDIENCE: Final = "aud"
 PORTABLE_AUDIENCE: Final = "kokon.audience"
@@ -52,9 +50,10 @@ _OR_NONE: Final = frozenset({"id_key_digest", "author_key_digest"})
 """SNP's digests of keys, which are zeros where there is no such key."""
 _WHOLE: Final = frozenset({"quote", "body", "tpm"})
 """Members that policies look into, however long."""
-_Compact = tuple[Mapping[str, Any], Mapping[str, Any]]
-"""Members of the submodule, and of the TEE's claims in its evidence."""
-_known: Final[ByIdentity[_Compact]] = ByIdentity()
+_ANNOTATED: Final = "ear.veraison.annotated-evidence"
+_Platform = tuple[Mapping[str, Any], Mapping[str, Any]]
+"""Members of the submodule without its evidence, and of the TEE's claims in there."""
+_known: Final[ByIdentity[_Platform]] = ByIdentity()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +90,7 @@ def compact_ear(
     if verbose:
         claims = result.as_ear(now, lifetime, issuer=issuer, runtime_data=runtime)
     else:
-        appraisal, members = _compact(result)
-        claims = ear_document(
-            result.claims, appraisal, now, lifetime, issuer=issuer, runtime_data=runtime, members=members
-        )
+        claims = _document(result, now, lifetime, issuer, runtime)
     claims |= {
         PORTABLE_AUDIENCE if portable else AUDIENCE: subject.audience,
         "jti": subject.identity,
@@ -106,7 +102,7 @@ def compact_ear(
 
 def tee_pubkey(claims: Mapping[str, Any]) -> Mapping[str, str]:
     """The guest's key in the claims of one of our tokens, where Trustee's relying parties look for it."""
-    evidence = claims["submods"]["cpu0"]["ear.veraison.annotated-evidence"]
+    evidence = claims["submods"]["cpu0"][_ANNOTATED]
     return evidence["runtime_data_claims"]["tee-pubkey"]  # type: ignore[no-any-return]
 
 
@@ -116,27 +112,41 @@ def audience_of(claims: Mapping[str, Any]) -> str:
     return audience if isinstance(audience, str) else ""
 
 
-def _compact(result: AttestationResult) -> _Compact:
-    """What is in the token of every enclave that is alike: no member that differs between their reports is kept."""
+def _document(
+    result: AttestationResult, now: datetime, lifetime: timedelta, issuer: str, runtime: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The EAR document of a compact token. What it says of the platform, the same for all claims that are alike, is
+    made once for them; a result of another type than ours may say more."""
+    claims, known = result.claims, None
     rest = (result.status, result.vector, result.checks, result.policy, result.reference, result.missing)
-    parts = (result.claims.alike, *rest)
-    known = None if result.claims.alike is None else _known.get(parts)
-    if known is None:
-        known = _short_appraisal(result), _short(tee_claims(result.claims), result.tee)
-        if result.claims.alike is not None:
-            _known.put(parts, known)
-    return known
+    if claims.alike is not None and type(result) is AttestationResult:
+        known = _known.get((claims.alike, *rest)) or _known.put((claims.alike, *rest), _made_once(result, now))
+    if known is not None:
+        appraisal, members = known
+        return ear_document(claims, appraisal, now, lifetime, issuer=issuer, runtime_data=runtime, members=members)
+    document = result.as_ear(now, lifetime, issuer=issuer, runtime_data=runtime, verbose=False)
+    _compact(document["submods"]["cpu0"], result.tee)
+    return document
 
 
-def _short_appraisal(result: AttestationResult) -> dict[str, Any]:
-    """The submodule with of checks their names, outcomes and codes."""
-    submodule = result.as_appraisal(verbose=False)
+def _made_once(result: AttestationResult, now: datetime) -> _Platform:
+    """What of a compact document says nothing of the one report."""
+    submodule = result.as_ear(now, timedelta(0), issuer="", verbose=False)["submods"]["cpu0"]
+    _compact(submodule, result.tee)
+    members = submodule.pop(_ANNOTATED)[result.tee]
+    return submodule, members
+
+
+def _compact(submodule: dict[str, Any], tee: str) -> None:
+    """Shorten a submodule in place: of checks their names, outcomes and codes; of evidence what policies ask about."""
     checks = [
         {name: check[name] for name in ("name", "outcome", "code") if name in check}
         for check in submodule.pop("kokon.checks")
     ]
     missing = submodule.pop("kokon.missing")
-    return submodule | ({"kokon.checks": checks} if checks else {}) | ({"kokon.missing": missing} if missing else {})
+    submodule |= ({"kokon.checks": checks} if checks else {}) | ({"kokon.missing": missing} if missing else {})
+    annotated = submodule[_ANNOTATED]
+    annotated[tee] = _short(annotated[tee], tee)
 
 
 def _short(members: Mapping[str, Any], tee: str) -> dict[str, Any]:
