@@ -29,6 +29,7 @@ def sample(module: Any) -> Any:
         second: str = "two"
         names: tuple[str, ...] = module.field(default=())
         more: Mapping[str, str] = module.field(default_factory=dict)
+        apart: object = module.field(default=None, init=False, repr=False, compare=False)
 
         @property
         def twice(self) -> int:
@@ -117,6 +118,17 @@ def test_what_it_does_not_do_is_refused() -> None:
         quick_dataclasses.dataclass(frozen=True, slots=True)(type("T", (), {"__post_init__": print}))
 
 
+def test_what_stands_apart_is_neither_an_argument_nor_compared() -> None:
+    for module in MODULES:
+        made = sample(module)
+        one, other = made(1, b"k"), made(1, b"k")
+        assert one.apart is None
+        object.__setattr__(one, "apart", "something")
+        assert (one == other, hash(one.first), "something" in repr(one)) == (True, hash(1), False)
+        with pytest.raises(TypeError):
+            made(1, b"k", apart=1)
+
+
 def test_the_guests_code_asks_for_no_more() -> None:
     used = set()
     for path in find_closure(Path(kokon.__file__).parent).modules.values():
@@ -125,6 +137,8 @@ def test_the_guests_code_asks_for_no_more() -> None:
                 used |= {alias.name for alias in node.names}
             elif isinstance(node, ast.Import):
                 assert "dataclasses" not in [alias.name for alias in node.names]
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "field":
+                assert {word.arg for word in node.keywords} <= {"default", "default_factory", "init", "repr", "compare"}
             elif isinstance(node, ast.ClassDef):
                 forms = [ast.unparse(d) for d in node.decorator_list if "dataclass" in ast.unparse(d)]
                 assert set(forms) <= {"dataclass(frozen=True, slots=True)"}, path

@@ -20,19 +20,28 @@ class FrozenInstanceError(AttributeError):
 
 
 class Field:
-    """How one member is initialised, and whether it is shown."""
+    """How one member is initialised, and whether it is an argument, shown, and compared."""
 
-    __slots__ = ("default", "default_factory", "repr")
+    __slots__ = ("compare", "default", "default_factory", "init", "repr")
 
-    def __init__(self, default: Any, default_factory: Any, repr: bool) -> None:  # noqa: A002
+    def __init__(self, default: Any, default_factory: Any, init: bool, repr: bool, compare: bool) -> None:  # noqa: A002
         self.default = default
         self.default_factory = default_factory
+        self.init = init
         self.repr = repr
+        self.compare = compare
 
 
-def field(*, default: Any = MISSING, default_factory: Any = MISSING, repr: bool = True) -> Any:  # noqa: A002
+def field(
+    *,
+    default: Any = MISSING,
+    default_factory: Any = MISSING,
+    init: bool = True,
+    repr: bool = True,  # noqa: A002
+    compare: bool = True,
+) -> Any:
     """As the standard module's."""
-    return Field(default, default_factory, repr)
+    return Field(default, default_factory, init, repr, compare)
 
 
 def dataclass(plain: type | None = None, *, frozen: bool = False, slots: bool = False) -> Any:
@@ -60,7 +69,8 @@ def _make(plain: type) -> type:
     fields = {name: _field(members.pop(name, MISSING)) for name in names}
     for name in _OWN:
         members.pop(name, None)
-    members.update(__slots__=names, __match_args__=names, __dataclass_fields__=fields)
+    arguments = tuple(name for name in names if fields[name].init)
+    members.update(__slots__=names, __match_args__=arguments, __dataclass_fields__=fields)
     members.update(_methods(names, fields))
     made = type(plain)(plain.__name__, plain.__bases__, members)
     made.__qualname__ = plain.__qualname__
@@ -68,19 +78,23 @@ def _make(plain: type) -> type:
 
 
 def _field(given: Any) -> Field:
-    return given if isinstance(given, Field) else Field(given, MISSING, True)
+    return given if isinstance(given, Field) else Field(given, MISSING, True, True, True)
 
 
 def _methods(names: tuple[str, ...], fields: dict[str, Field]) -> dict[str, Any]:
-    values = _values(names)
+    values = _values(tuple(name for name in names if fields[name].compare))
     shown = tuple(name for name in names if fields[name].repr)
+    arguments = tuple(name for name in names if fields[name].init)
+    others = tuple(name for name in names if not fields[name].init)
 
     def init(self: Any, *given: Any, **named: Any) -> None:
-        if len(given) > len(names):
-            raise TypeError(f"{type(self).__name__} takes {len(names)} arguments, not {len(given)}")
-        for name, value in zip(names, given, strict=False):
+        if len(given) > len(arguments):
+            raise TypeError(f"{type(self).__name__} takes {len(arguments)} arguments, not {len(given)}")
+        for name, value in zip(arguments, given, strict=False):
             object.__setattr__(self, name, value)
-        for name in names[len(given) :]:
+        for name in others:
+            object.__setattr__(self, name, _default(self, name, fields[name]))
+        for name in arguments[len(given) :]:
             object.__setattr__(self, name, named.pop(name) if name in named else _default(self, name, fields[name]))
         if named:
             raise TypeError(f"{type(self).__name__} has no argument {', '.join(named)}, or has it twice")

@@ -91,7 +91,7 @@ def restore(source: BinaryIO, backend: Backend) -> int:
 
 
 def _lines(connection: Connection, total: _Sum) -> Iterator[bytes]:
-    tables = {name: Table(name, MetaData(), autoload_with=connection) for name in TABLES}
+    tables = _reflected(connection)
     columns = {name: [column.name for column in table.columns] for name, table in tables.items()}
     yield _line({"format": FORMAT, "schema": revision(connection), "tables": columns})
     for name, table in tables.items():
@@ -153,10 +153,16 @@ def _header(value: Any) -> tuple[str, dict[str, Any]]:
     return schema, columns
 
 
+def _reflected(connection: Connection) -> dict[str, Table]:
+    """The tables as they are in the database, whose form may be an older one."""
+    metadata = MetaData()
+    metadata.reflect(connection, only=TABLES)
+    return {name: metadata.tables[name] for name in TABLES}
+
+
 def _tables(connection: Connection, columns: dict[str, Any]) -> dict[str, tuple[Table, list[str]]]:
     """The tables to fill, and the order of their columns in the backup, which must be all that they have."""
-    metadata = MetaData()
-    tables = {name: Table(name, metadata, autoload_with=connection) for name in TABLES}
+    tables = _reflected(connection)
     for name, table in tables.items():
         found = columns.get(name)
         if not isinstance(found, list) or sorted(map(str, found)) != sorted(table.columns.keys()):
