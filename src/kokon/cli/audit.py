@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator
@@ -99,9 +98,11 @@ def verify(
     json
         Print JSON.
     """
+    from kokon.cli.inputs import opened_input
+
     keys, witnesses = [read_key(text) for text in key], [read_key(text) for text in witness]
     needed = len(witnesses) if threshold is None else threshold
-    with _opened(file) as source:
+    with opened_input(file) as source:
         first = source.readline(_FIRST_LIMIT)
         if _format_of(first) == "receipt":
             if previous is not None or keep is not None:
@@ -289,19 +290,6 @@ def _witnessed(client: AdminClient, *, server: bool) -> Iterator[bytes]:
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    if str(path) == "-":
-        yield sys.stdin.buffer
-        return
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise UsageError("input-unreadable", f"cannot read {path}", found=error.strerror) from error
-    with file:
-        yield file
 
 
 def _give(data: bytes, output: Path | None, told: dict[str, Any], text: str, json: bool) -> None:

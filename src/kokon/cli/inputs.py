@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from cyclopts import Parameter
 
@@ -169,3 +172,17 @@ def firmware(files: LaunchFiles) -> tuple[str, bytes]:
             hint="name an OVMF build: --firmware OVMF.fd",
         )
     return files.firmware.name, read_input(files.firmware, 64 << 20)
+
+
+@contextlib.contextmanager
+def opened_input(path: Path) -> Iterator[BinaryIO]:
+    """The file to read, or standard input for `-`. Raises `UsageError` (`input-unreadable`)."""
+    if str(path) == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UsageError("input-unreadable", f"cannot read {path}", found=error.strerror) from error
+    with file:
+        yield file

@@ -178,13 +178,14 @@ def restore(file: Source, /, *, state: Path | None = None, forget: bool = False,
     json
         Print JSON.
     """
+    from kokon.cli.inputs import opened_input
     from kokon.provisioning.client import ADMIN_FILE
     from kokon.provisioning.database.backup import restore as read
     from kokon.provisioning.state import MEMORY, private_directory
 
     directory = state_of(state)
     private_directory(directory)
-    with opened_database(directory) as backend, _source(file) as source:
+    with opened_database(directory) as backend, opened_input(file) as source:
         rows = read(source, backend)
         masters = _masters(backend)
     if forget:
@@ -302,16 +303,3 @@ def _sink(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-
-
-@contextlib.contextmanager
-def _source(path: Path) -> Iterator[BinaryIO]:
-    if str(path) == "-":
-        yield sys.stdin.buffer
-        return
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise UsageError("input-unreadable", f"cannot read {path}", found=error.strerror) from error
-    with file:
-        yield file

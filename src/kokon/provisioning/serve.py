@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,9 +10,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from kokon.errors import KokonError, UsageError
 from kokon.provisioning.admin.principals import ENROLLED, enrolled
@@ -25,7 +21,7 @@ from kokon.provisioning.replica import CERTIFICATE, OWNER_JWK, Replica, open_rep
 from kokon.provisioning.state import Settings, held_by, holder_of, read_settings
 from kokon.provisioning.tls import tls_identity
 from kokon.provisioning.web.api import API
-from kokon.provisioning.web.connection import TLS_EXTENSION
+from kokon.provisioning.web.connection import client_key
 from kokon.provisioning.web.health import Readiness
 from kokon.provisioning.web.logging import configure_logging, get_logger
 from kokon.provisioning.web.metrics import Metrics
@@ -35,8 +31,6 @@ from kokon.provisioning.web.tls import ServerTls, TlsOptions
 
 if TYPE_CHECKING:
     import socket
-
-    from starlette.types import Scope
 
     from kokon.provisioning.custody.enclave import Derive
 
@@ -183,7 +177,7 @@ class Running(ExitStack):
             log_key=replica.logs.verifier,
             ready=lambda: readiness(time.monotonic()),
             metrics=metrics.render,
-            certificate_of=_certificate_of,
+            certificate_of=client_key,
             literal=options.literal_statuses,
         )
         return make_server(
@@ -235,15 +229,6 @@ class _Enrolment:
         if named != self._known:
             self._tls.enroll(enrolled(self._store))
             self._known = named
-
-
-def _certificate_of(scope: Scope) -> bytes | None:
-    """The SHA-256 of the SubjectPublicKeyInfo of the client's certificate."""
-    der = scope.get("extensions", {}).get(TLS_EXTENSION, {}).get("peer")
-    if der is None:
-        return None
-    public = x509.load_der_x509_certificate(der).public_key()
-    return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 
 def _ready(replica: Replica, url: str) -> Ready:

@@ -59,37 +59,6 @@ def limits_of(per_second: float) -> LimitOptions:
     return LimitOptions(address=address, project=Rate(10 * per_second, max(1, round(40 * per_second))))
 
 
-def run(
-    app: ASGIApp,
-    *,
-    listeners: Sequence[socket.socket],
-    tls: ServerTls | None,
-    metrics: Metrics,
-    readiness: Readiness,
-    known_project: Callable[[str], bool],
-    options: RunOptions = RunOptions(),
-    logger: Any = None,
-    ready: Callable[[], None] = lambda: None,
-    ending: Callable[[], None] = lambda: None,
-) -> None:
-    """Serve `app` until SIGTERM or SIGINT. Call it from the main thread; see `make_server`.
-
-    Raises `HostError` (`server-start-failed`).
-    """
-    make_server(
-        app,
-        listeners=listeners,
-        tls=tls,
-        metrics=metrics,
-        readiness=readiness,
-        known_project=known_project,
-        options=options,
-        logger=logger,
-        ready=ready,
-        ending=ending,
-    ).start()
-
-
 def make_server(
     app: ASGIApp,
     *,

@@ -24,7 +24,7 @@ from kokon.provisioning.web.logging import configure_logging, get_logger
 from kokon.provisioning.web.metrics import Metrics
 from kokon.provisioning.web.openapi import Answer, Api, Operation, Parameter, prefixed_routes, routes
 from kokon.provisioning.web.pool import ConnectionLimits
-from kokon.provisioning.web.run import RunOptions, run
+from kokon.provisioning.web.run import RunOptions, make_server
 from kokon.provisioning.web.server import ServerOptions, listeners
 from kokon.provisioning.web.tls import ServerTls
 
@@ -95,7 +95,7 @@ def main() -> None:
         tls = ServerTls(identity)
         tls.enroll([(directory / "client.der").read_bytes()])
         bound = listeners([("127.0.0.1", 0)])
-        run(
+        make_server(
             app,
             listeners=bound,
             tls=tls,
@@ -105,7 +105,7 @@ def main() -> None:
             options=RunOptions(limits, ServerOptions(ConnectionLimits(), grace=20), "all"),
             ready=lambda: tell(f"ready {bound[0].getsockname()[1]}"),
             ending=lambda: tell(f"ending {readiness(time.monotonic()).status}"),
-        )
+        ).start()
     tell("ended")
 
 
