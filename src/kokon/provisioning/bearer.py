@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from kokon.errors import DeniedError, HostError
+from kokon.errors import DeniedError
 from kokon.jose.jwe import from_jwk, thumbprint
-from kokon.provisioning.database.values import Delete, Entry, Put, Work
+from kokon.provisioning.database.values import Delete, Entry, Put, Work, busy
 from kokon.provisioning.kbs.messages import runtime_data
 from kokon.provisioning.keys import SERVER, SERVER_KEY, kept
 from kokon.provisioning.token.claims import Subject, compact_ear, tee_pubkey
@@ -146,7 +146,7 @@ class Tokens:
                 self._read()
                 if self._rotate(now, by):
                     return self._keys.current.kid
-        raise HostError("store-busy", "the token key changes all the time", hint="try again")
+        raise busy()
 
     def _signing(self, now: datetime) -> TokenKeys:
         """The keys; one that has signed for long enough gives way first."""

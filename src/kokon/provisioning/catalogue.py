@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from kokon.appraisal.policy_file import parse_policy
-from kokon.errors import HostError
+from kokon.provisioning.database.values import busy
 from kokon.provisioning.history import decode_text
 from kokon.provisioning.rego.judge import RegoPolicies
 from kokon.provisioning.rego.reference import decode_value
@@ -104,7 +104,7 @@ class Catalogues:
             if workloads is not None and releases is not None and policies is not None and rego is not None:
                 whole = {name: _whole(one, releases) for name, one in workloads.items()}
                 return _catalogue(snapshot, whole, policies.get("default", rules), rego)
-        raise HostError("store-busy", "the records change all the time", hint="try again")
+        raise busy()
 
     def _rego(self, snapshot: Snapshot) -> RegoPolicies | None:
         attestation = self._records(snapshot, ATTESTATION_POLICY, read_text)

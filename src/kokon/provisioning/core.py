@@ -14,11 +14,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from kokon.appraisal.policy import Policy
-from kokon.errors import DeniedError, HostError, KokonError
+from kokon.errors import DeniedError, KokonError
 from kokon.provisioning.access.project import DEFAULT, is_project
 from kokon.provisioning.bearer import Tokens
 from kokon.provisioning.catalogue import Catalogue, Catalogues
-from kokon.provisioning.database.values import Change, Count, Entry, Receipt, StaleDecision, Work
+from kokon.provisioning.database.values import Change, Count, Entry, Receipt, StaleDecision, Work, busy
 from kokon.provisioning.kbs.session import SessionSealer
 from kokon.provisioning.kbs.spent import SpentNonces
 from kokon.provisioning.keys import SERVER, ServerKeys
@@ -246,11 +246,6 @@ class Core:
     def _throttle(self, project: str) -> Throttle:
         with self._lock:
             return self._throttles.setdefault(project, Throttle())
-
-
-def busy() -> HostError:
-    """What is said if the records change faster than can be decided."""
-    return HostError("store-busy", "the records change all the time", hint="try again")
 
 
 def _counted(throttle: Throttle, event: str | None = None, code: str | None = None) -> tuple[Entry, ...]:

@@ -23,8 +23,8 @@ from kokon.jose.jwe import encrypt_to, thumbprint
 from kokon.provisioning.aside import Aside
 from kokon.provisioning.bearer import Bearer, Granted, Holder, claims_of
 from kokon.provisioning.catalogue import SECRET
-from kokon.provisioning.core import ATTEMPTS, Core, Refusal, busy
-from kokon.provisioning.database.values import Count, Entry, StaleDecision, Work
+from kokon.provisioning.core import ATTEMPTS, Core, Refusal
+from kokon.provisioning.database.values import Count, Entry, StaleDecision, Work, busy
 from kokon.provisioning.kbs.envelopes import allowed_tees, check_device, primary_tees, read_devices, read_evidence
 from kokon.provisioning.kbs.messages import (
     REQUEST_LIMIT,

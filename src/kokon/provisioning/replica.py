@@ -14,13 +14,13 @@ from kokon.jose.jwe import public_jwk
 from kokon.provisioning.admin.callers import PRINCIPAL
 from kokon.provisioning.admin.principals import make_owner
 from kokon.provisioning.client import ADMIN_FILE
-from kokon.provisioning.core import ATTEMPTS, Core, Counters, Demands, busy
+from kokon.provisioning.core import ATTEMPTS, Core, Counters, Demands
 from kokon.provisioning.custody import vault
 from kokon.provisioning.custody.files import replace_private
 from kokon.provisioning.database.memory import Memory, read_memory
 from kokon.provisioning.database.rings import RingLoader
 from kokon.provisioning.database.store import Store
-from kokon.provisioning.database.values import StaleDecision
+from kokon.provisioning.database.values import StaleDecision, busy
 from kokon.provisioning.keys import SERVER, ServerKeys, fingerprint, open_keys
 from kokon.provisioning.ledger.checkpoint import Checkpoint, sign_checkpoint
 from kokon.provisioning.ledger.keys import SigningKey, VerifierKey, signing_key

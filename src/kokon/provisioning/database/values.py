@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kokon.errors import UsageError
+from kokon.errors import HostError, UsageError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -35,6 +35,11 @@ _HIGHEST = 2**63 - 1
 
 class StaleDecision(Exception):  # noqa: N818 - a signal to decide anew, not an error for people
     """The project's records changed since the snapshot that a work was decided on: decide again on the new one."""
+
+
+def busy() -> HostError:
+    """What is said if the records change faster than can be decided."""
+    return HostError("store-busy", "the records change all the time", hint="try again")
 
 
 class KeyRing(Protocol):
