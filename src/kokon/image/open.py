@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kokon.errors import KokonError, MalformedError, StaleError, UntrustedError
+from kokon.image.block.format import is_block_image, parse_block
 from kokon.image.dsse import ENVELOPE_LIMIT, ENVELOPE_TYPE, IN_TOTO_TYPE, parse_envelope
 from kokon.image.fetch import disk_error
 from kokon.image.keyprovider import parse_packet, unwrap
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from kokon.image.block.format import BlockInfo
     from kokon.image.fetch import Fetcher, Progress
     from kokon.image.keyprovider import Packet
     from kokon.image.layer import PrivateOptions, PublicOptions
@@ -63,10 +65,19 @@ class PulledLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class PulledBlock:
+    """What is signed about a block image (docs/BLOCK_FORMAT.md), whose ciphertext the host has on a disk."""
+
+    info: BlockInfo
+    packet: Packet
+
+
+@dataclass(frozen=True, slots=True)
 class PulledImage:
     """An image of which everything was checked that can be checked without a key.
 
-    `envelope` is the DSSE envelope of the statement as JSON bytes, for those who ask the guest for it.
+    `envelope` is the DSSE envelope of the statement as JSON bytes, for those who ask the guest for it. A block image
+    has `block` and no `layers`.
     """
 
     digest: str
@@ -74,9 +85,12 @@ class PulledImage:
     statement: Statement
     envelope: bytes
     layers: tuple[PulledLayer, ...]
+    block: PulledBlock | None = None
 
     def kek_ids(self) -> tuple[str, ...]:
-        """The KBS addresses of the keys that `unseal_layers` needs."""
+        """The KBS addresses of the keys that `unseal_layers` or `block_key` needs."""
+        if self.block is not None:
+            return (self.block.packet.kid,)
         return tuple(dict.fromkeys(layer.packet.kid for layer in self.layers))
 
 
@@ -85,11 +99,12 @@ def pull_image(
 ) -> PulledImage:
     """Pull and check a sealed image; its ciphertext goes to files in the existing `directory`.
 
-    `progress(done, total)` counts bytes of ciphertext; `now` judges the statement's end. Raises `UntrustedError`
+    `progress(done, total)` counts bytes of ciphertext; `now` judges the statement's end. On failure no ciphertext is
+    left. Raises `UntrustedError`
     (`image-digest-mismatch`, `image-unsigned`, `image-author-unknown`, `signature-image-mismatch`, `statement-missing`,
     `statement-author-unknown`, `statement-subject-mismatch`, `statement-image-mismatch`, `layer-not-encrypted`,
     `layer-key-missing`, `layer-digest-mismatch`, `blob-digest-mismatch`), `StaleError` (`statement-expired`),
-    `MalformedError` (`image-malformed`, those of the parsers), and what `kokon.image.fetch` raises.
+    `MalformedError` (`image-malformed`, `block-malformed`, those of the parsers), and what `kokon.image.fetch` raises.
     """
     data, _ = fetcher.manifest(image.digest)
     manifest = parse_manifest(data)
@@ -97,13 +112,22 @@ def pull_image(
     statement, envelope = fetch_statement(fetcher, image.digest, image.author, now)
     check_statement(statement, manifest)
     config = parse_config(fetcher.blob(manifest.config.digest, manifest.config.size, CONFIG_LIMIT))
+    if is_block_image(manifest):
+        descriptor, info = parse_block(manifest)
+        block = PulledBlock(info, _packet(descriptor, statement.kek.kid))
+        return PulledImage(image.digest, config, statement, envelope, (), block)
     layers = _plan(manifest, config, statement, directory)
     total = sum(layer.descriptor.size for layer in layers)
     done = 0
-    for layer in layers:
-        size = layer.descriptor.size
-        fetcher.blob_to_file(layer.descriptor.digest, size, layer.path, _shifted(progress, done, total))
-        done += size
+    try:
+        for layer in layers:
+            size = layer.descriptor.size
+            fetcher.blob_to_file(layer.descriptor.digest, size, layer.path, _shifted(progress, done, total))
+            done += size
+    except BaseException:
+        for layer in layers:
+            layer.path.unlink(missing_ok=True)
+        raise
     return PulledImage(image.digest, config, statement, envelope, layers)
 
 
@@ -122,7 +146,7 @@ def unseal_layers(
     `layer-hmac-mismatch`, `layer-diff-id-mismatch`), `MalformedError` (`layer-gzip-malformed`, those of the options and
     of `kokon.image.unpack`), `HostError` (`disk-full`, `disk-failed`).
     """
-    secrets = [_private_options(layer, keks) for layer in pulled.layers]
+    secrets = [_opened(layer.packet, keks) for layer in pulled.layers]
     partial = target.with_name(target.name + ".partial")
     try:
         partial.mkdir(mode=0o755)
@@ -136,6 +160,16 @@ def unseal_layers(
     except BaseException:
         _discard(partial)
         raise
+
+
+def block_key(pulled: PulledImage, keks: Mapping[str, bytes]) -> bytes:
+    """The 32-byte key of a block image, out of `keks` as `unseal_layers` takes them.
+
+    Raises `UntrustedError` (`kek-missing`, `kek-wrong`), `MalformedError` (`block-malformed`, those of the options).
+    """
+    if pulled.block is None:
+        raise MalformedError("block-malformed", "this is no block image")
+    return _opened(pulled.block.packet, keks).symkey
 
 
 def fetch_statement(fetcher: Fetcher, digest: str, author: str, now: datetime) -> tuple[Statement, bytes]:
@@ -236,11 +270,11 @@ def _packet(descriptor: Descriptor, kid: str) -> Packet:
     )
 
 
-def _private_options(layer: PulledLayer, keks: Mapping[str, bytes]) -> PrivateOptions:
-    kek = keks.get(layer.packet.kid)
+def _opened(packet: Packet, keks: Mapping[str, bytes]) -> PrivateOptions:
+    kek = keks.get(packet.kid)
     if kek is None:
-        raise UntrustedError("kek-missing", "a layer's key was not released", expected=layer.packet.kid)
-    return parse_private_options(unwrap(layer.packet, kek))
+        raise UntrustedError("kek-missing", "a layer's key was not released", expected=packet.kid)
+    return parse_private_options(unwrap(packet, kek))
 
 
 def _unseal_all(
@@ -251,7 +285,7 @@ def _unseal_all(
     for layer, private in zip(pulled.layers, secrets, strict=True):
         size = layer.descriptor.size
         check_layer(layer.path, layer.options, private, _shifted(progress, done, total))
-        unpacker.layer(_plain_chunks(layer, private, _shifted(progress, done + size, total)))
+        unpacker.layer(_plain_chunks(layer, private, _shifted(progress, done + size, total)), size)
         done += 2 * size
         layer.path.unlink()
 

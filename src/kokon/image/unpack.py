@@ -30,15 +30,35 @@ _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
 _LINKS_LIMIT = 40
 _DEPTH_LIMIT = 200
+_STEPS_LIMIT = 1000
+"""Components looked up for one entry, those of links on the way included."""
 _CACHE = 64
+_UNPLACEABLE = frozenset(
+    (
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EINVAL,
+        errno.ENOENT,
+        errno.E2BIG,
+        errno.ERANGE,
+        errno.EMLINK,
+    )
+)
+"""What the system says to an entry that it cannot have, whatever the state of the disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds over all layers of an image: entries, and bytes of the uncompressed archives together."""
+    """Bounds over all layers of an image: entries, directories that they only imply included; bytes of the uncompressed
+    archives together; and these against what was compressed: `free` + `ratio` times that. Deflate reaches 1,032 to 1
+    (zlib's "Technical Details"), real images 3 to 1."""
 
     entries: int = 500_000
     total: int = 64 << 30
+    free: int = 1 << 30
+    ratio: int = 100
 
 
 class Unpacker:
@@ -52,6 +72,7 @@ class Unpacker:
         self._limits = limits or Limits()
         self._entries = 0
         self._bytes = 0
+        self._packed = 0
         self._owner = os.geteuid() == 0
         self._root = os.open(root, _LIST)
         self._parents: dict[bytes, tuple[int, tuple[bytes, ...]]] = {}
@@ -67,8 +88,10 @@ class Unpacker:
         self._close_stale()
         os.close(self._root)
 
-    def layer(self, chunks: Iterable[bytes]) -> None:
-        """Apply one layer: the chunks of an uncompressed archive, read to their end."""
+    def layer(self, chunks: Iterable[bytes], packed: int | None = None) -> None:
+        """Apply one layer: the chunks of an uncompressed archive, read to their end. `packed` is the number of bytes
+        that they were before they were uncompressed, if they were; without it no ratio is held."""
+        self._packed += self._limits.total if packed is None else packed
         self._made.clear()
         self._times.clear()
         try:
@@ -77,37 +100,33 @@ class Unpacker:
                 self._close_stale()
             self._set_times()
         except OSError as error:
-            if error.errno in (
-                errno.ENAMETOOLONG,
-                errno.ELOOP,
-                errno.ENOTDIR,
-                errno.EISDIR,
-                errno.EINVAL,
-                errno.ENOENT,
-            ):
+            if error.errno in _UNPLACEABLE:
                 raise MalformedError(
                     "layer-entry-unsafe", "a layer has an entry that cannot be placed", found=error.strerror
                 ) from error
             raise disk_error(error, "unpacking the image") from error
 
     def _count(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        limits = self._limits
+        most = min(limits.total, limits.free + limits.ratio * self._packed)
         for chunk in chunks:
             self._bytes += len(chunk)
-            if self._bytes > self._limits.total:
-                raise MalformedError(
-                    "layer-too-large", "the image unpacks to too much", expected=f"<= {self._limits.total} bytes"
-                )
+            if self._bytes > most:
+                raise MalformedError("layer-too-large", "the image unpacks to too much", expected=f"<= {most} bytes")
             yield chunk
 
     def _apply(self, entry: Entry, content: Iterator[memoryview]) -> None:
-        self._entries += 1
-        if self._entries > self._limits.entries:
-            raise MalformedError("layer-too-large", "too many entries", expected=f"<= {self._limits.entries}")
+        self._count_entry()
         parts = split_name(entry.name)
-        if not parts:
-            if entry.kind == DIRECTORY:
-                self._finish(self._root, entry)
+        if not parts and entry.kind == DIRECTORY:
+            self._finish(self._root, entry)
             return
+        if not parts or any(part.startswith(_WHITEOUT) for part in parts[:-1]):
+            raise MalformedError(
+                "layer-entry-unsafe",
+                "a layer has an entry in the root's place or below a whiteout",
+                found=_show(entry.name),
+            )
         if parts[-1].startswith(_WHITEOUT):
             self._whiteout(parts)
             return
@@ -115,6 +134,11 @@ class Unpacker:
         place = (*real, parts[-1])
         self._place(entry, content, parent, place)
         self._made.add(place)
+
+    def _count_entry(self) -> None:
+        self._entries += 1
+        if self._entries > self._limits.entries:
+            raise MalformedError("layer-too-large", "too many entries", expected=f"<= {self._limits.entries}")
 
     def _place(self, entry: Entry, content: Iterator[memoryview], parent: int, place: tuple[bytes, ...]) -> None:
         name = place[-1]
@@ -168,7 +192,10 @@ class Unpacker:
         if self._owner:
             os.fchown(file, entry.uid, entry.gid)
         for name, value in entry.xattrs.items():
-            if name == b"security.capability" or name.startswith(b"user."):
+            if b"\0" in name:
+                raise MalformedError("layer-entry-unsafe", "a layer has a bad extended attribute", found=_show(name))
+            # user.overlay.* are marks of overlay file systems (kernel: overlayfs.rst, "User xattr") that hide files
+            if name == b"security.capability" or (name.startswith(b"user.") and not name.startswith(b"user.overlay.")):
                 os.setxattr(file, name, value)
         os.fchmod(file, entry.mode)
 
@@ -264,7 +291,7 @@ class Unpacker:
         if found is None:
             if len(self._parents) >= _CACHE:
                 self._forget()
-            found = self._parents[key] = _walk(self._root, parts, create=create)
+            found = self._parents[key] = _walk(self._root, parts, self._count_entry if create else None)
         return found
 
     def _forget(self) -> None:
@@ -279,7 +306,7 @@ class Unpacker:
     def _set_times(self) -> None:
         for place, mtime in reversed(self._times.items()):
             try:
-                directory, _ = _walk(self._root, list(place), create=False)
+                directory, _ = _walk(self._root, list(place))
             except (FileNotFoundError, MalformedError):
                 continue
             try:
@@ -304,23 +331,25 @@ def split_name(name: bytes) -> list[bytes]:
     return parts
 
 
-def _walk(root: int, parts: list[bytes], *, create: bool) -> tuple[int, tuple[bytes, ...]]:
-    """Open the directory `parts` as chroot(root) would, and say where it really is."""
+def _walk(root: int, parts: list[bytes], create: Callable[[], None] | None = None) -> tuple[int, tuple[bytes, ...]]:
+    """Open the directory `parts` as chroot(root) would, and say where it really is. With `create`, which is told of
+    each, directories that are missing are made."""
     stack = [(os.dup(root), b"")]
     todo = list(reversed(parts))
-    links = 0
+    links = steps = 0
     try:
         while todo:
             part = todo.pop()
+            steps += 1
             if part in (b"", b"."):
                 continue
             if part == b"..":
                 if len(stack) > 1:
                     os.close(stack.pop()[0])
                 continue
-            target = _step(stack, part, create=create)
+            target = _step(stack, part, create)
             links += target is not None
-            if links > _LINKS_LIMIT or len(stack) > _DEPTH_LIMIT + 1:
+            if links > _LINKS_LIMIT or steps > _STEPS_LIMIT or len(stack) > _DEPTH_LIMIT + 1:
                 raise MalformedError(
                     "layer-entry-unsafe", "a layer has symbolic links in circles or too deep", found=_show(part)
                 )
@@ -337,15 +366,16 @@ def _walk(root: int, parts: list[bytes], *, create: bool) -> tuple[int, tuple[by
             os.close(directory)
 
 
-def _step(stack: list[tuple[int, bytes]], part: bytes, *, create: bool) -> bytes | None:
+def _step(stack: list[tuple[int, bytes]], part: bytes, create: Callable[[], None] | None) -> bytes | None:
     """Push the directory `part`; if it is a symbolic link, answer its target instead."""
     top = stack[-1][0]
     try:
         stack.append((os.open(part, _WALK, dir_fd=top), part))
         return None
     except FileNotFoundError:
-        if not create:
+        if create is None:
             raise
+        create()
         os.mkdir(part, 0o755, dir_fd=top)
         stack.append((os.open(part, _WALK, dir_fd=top), part))
         return None
