@@ -37,6 +37,10 @@ NONCE_SIZE = 16
 HMAC_SIZE = 32
 RECIPIENTS_LIMIT = 32
 _OPTIONS_LIMIT = 8192
+MEMBERS_LIMIT = 1 << 20
+"""Members of one gzip stream: estargz makes one for each file."""
+_WINDOW = 1 << 14
+"""Input at a time once there are several members: at the end of each, zlib's object copies what is left of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +171,18 @@ def gunzip_chunks(chunks: Iterable[bytes]) -> Iterator[bytes]:
     Raises `MalformedError` (`layer-gzip-malformed`) on damage, truncation or trailing bytes.
     """
     inflate = zlib.decompressobj(wbits=31)
+    members, window = 1, CHUNK
     for chunk in chunks:
-        data: bytes = chunk
-        while data:
-            inflate = _member(inflate)
+        rest = memoryview(chunk)
+        while rest:
+            if inflate.eof:
+                inflate, members, window = zlib.decompressobj(wbits=31), members + 1, _WINDOW
+            if members > MEMBERS_LIMIT:
+                raise MalformedError("layer-gzip-malformed", "a layer's gzip stream has too many members")
+            data = rest[:window]
             piece = _inflate(inflate, data)
-            data = inflate.unused_data or inflate.unconsumed_tail
+            left = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
+            rest = rest[len(data) - len(left) :]
             if piece:
                 yield piece
     while piece := _inflate(inflate, b""):
@@ -181,11 +191,7 @@ def gunzip_chunks(chunks: Iterable[bytes]) -> Iterator[bytes]:
         raise MalformedError("layer-gzip-malformed", "a layer's gzip stream is cut short")
 
 
-def _member(inflate: zlib._Decompress) -> zlib._Decompress:
-    return zlib.decompressobj(wbits=31) if inflate.eof else inflate
-
-
-def _inflate(inflate: zlib._Decompress, data: bytes) -> bytes:
+def _inflate(inflate: zlib._Decompress, data: bytes | memoryview) -> bytes:
     try:
         return inflate.decompress(data, CHUNK)
     except zlib.error as error:
