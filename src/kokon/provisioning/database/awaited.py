@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from concurrent.futures import Future
+
     from kokon.provisioning.database.values import Receipt
+
+    Outcome = Receipt | BaseException
+    _Told = tuple[asyncio.Future[Receipt], Outcome]
 
 
 class Awaited:
@@ -30,26 +37,34 @@ class Awaited:
         """Whether the outcome is known."""
         return self._done
 
-    def set_result(self, receipt: Receipt) -> None:
-        """It is durable."""
-        self._tell(receipt, None)
-
-    def set_exception(self, error: BaseException) -> None:
-        """It was not done, or it is not known whether it was."""
-        self._tell(None, error)
-
-    def _tell(self, receipt: Receipt | None, error: BaseException | None) -> None:
+    def tell_later(self, outcome: Outcome) -> tuple[asyncio.AbstractEventLoop, _Told]:
+        """Know the outcome; the loop is to be told of it."""
         self._done = True
-        try:
-            self._loop.call_soon_threadsafe(_settle, self.future, receipt, error)
-        except RuntimeError:  # the loop has ended: nobody waits any more
-            return
+        return self._loop, (self.future, outcome)
 
 
-def _settle(future: asyncio.Future[Receipt], receipt: Receipt | None, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if receipt is not None:
-        future.set_result(receipt)
-    elif error is not None:
-        future.set_exception(error)
+def tell_all(outcomes: Iterable[tuple[Future[Receipt] | Awaited, Outcome]]) -> None:
+    """Tell all who wait what became of their works: a receipt, and it is durable, or an error, and it was not done or
+    it is not known whether it was. A loop is woken once for all."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Told]] = {}
+    for waiting, outcome in outcomes:
+        if isinstance(waiting, Awaited):
+            loop, told = waiting.tell_later(outcome)
+            by_loop.setdefault(loop, []).append(told)
+        elif isinstance(outcome, BaseException):
+            waiting.set_exception(outcome)
+        else:
+            waiting.set_result(outcome)
+    for loop, all_told in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            loop.call_soon_threadsafe(_settle, all_told)
+
+
+def _settle(all_told: Iterable[_Told]) -> None:
+    for future, outcome in all_told:
+        if future.done():
+            continue
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from kokon.errors import HostError, InternalError, KokonError
 from kokon.provisioning.database import batch
-from kokon.provisioning.database.awaited import Awaited
+from kokon.provisioning.database.awaited import Awaited, tell_all
 from kokon.provisioning.database.draft import Job, prepare
 from kokon.provisioning.database.engines import FAILURES, REFUSALS, failure, lost, worth_retrying
 from kokon.provisioning.database.reseal import reseal
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 BATCH_WORKS = 256
 BATCH_BYTES = 8 << 20
 WAITING_LIMIT = 4096
-GATHER_SECONDS = 0.003
+GATHER_SECONDS = 0.008
 """How long is waited for more works if the last batch had several: to make a few durable costs as much as one, and who
 writes alone waits for nobody. (PostgreSQL's `commit_delay` is this for databases.)"""
 _T = TypeVar("_T")
@@ -182,11 +182,7 @@ class Writer:
 
     def _publish(self, done: Batch) -> None:
         self._context.states.update(done.states)
-        for job, outcome in done.outcomes:
-            if isinstance(outcome, Receipt):
-                job.future.set_result(outcome)
-            else:
-                job.future.set_exception(outcome)
+        tell_all([(job.future, outcome) for job, outcome in done.outcomes])
         if done.removed and self._connection is not None:
             self._context.backend.scrub(self._connection)
 
@@ -264,9 +260,7 @@ def _do(task: _Task[Any]) -> None:
 
 
 def _fail(jobs: Sequence[Job], error: KokonError) -> None:
-    for job in jobs:
-        if not job.future.done():
-            job.future.set_exception(error)
+    tell_all([(job.future, error) for job in jobs if not job.future.done()])
 
 
 def _bug(error: Exception) -> InternalError:

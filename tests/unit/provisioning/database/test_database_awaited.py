@@ -10,7 +10,7 @@ from database_factory import Lab, log, put
 
 from kokon.errors import DeniedError, HostError, MalformedError
 from kokon.provisioning.database import Entry, Store, Work
-from kokon.provisioning.database.awaited import Awaited
+from kokon.provisioning.database.awaited import Awaited, tell_all
 from kokon.provisioning.database.values import StaleDecision
 
 
@@ -66,7 +66,7 @@ def test_nobody_is_told_when_the_loop_has_ended() -> None:
         return Awaited()
 
     awaited = asyncio.run(make())
-    awaited.set_exception(HostError("store-failed", "too late"))
+    tell_all([(awaited, HostError("store-failed", "too late"))])
     assert awaited.done()
 
 
