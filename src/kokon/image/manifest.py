@@ -3,6 +3,9 @@
 Formats: OCI image-spec 1.1, manifest.md, image-index.md, config.md, descriptor.md. That specification obliges readers
 to ignore members that they do not know, so unlike Kokon's own formats unknown members pass here; they are covered by
 the digest that the launch document pins. Docker's schema 2 types are read as what they are equal to.
+
+What other readers might understand differently is refused: a document that could be manifest and index, and names that
+differ from one that is known by upper and lower case only, which Go's encoding/json does not tell apart.
 """
 
 from __future__ import annotations
@@ -35,6 +38,18 @@ LAYERS_LIMIT = 256
 BLOB_LIMIT = 1 << 40
 ANNOTATION_LIMIT = 1 << 16
 _DIGEST_HEX = frozenset("0123456789abcdef")
+
+
+def _names(text: str) -> dict[str, str]:
+    return {name.casefold(): name for name in text.split()}
+
+
+_DESCRIPTOR = _names("mediaType digest size annotations artifactType platform urls data")
+_DOCUMENT = _names("schemaVersion mediaType config layers manifests artifactType subject annotations")
+_PLATFORM = _names("architecture os")
+_CONFIG = _names("architecture os rootfs config")
+_ROOTFS = _names("type diff_ids")
+_RUN = _names("Entrypoint Cmd Env WorkingDir User ExposedPorts Volumes StopSignal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +123,8 @@ def parse_manifest(data: bytes) -> Manifest:
 
     Raises `MalformedError` (`manifest-malformed` for a wrong kind of document, the codes of `kokon.wire` for the rest).
     """
-    fields = Fields(_known(parse_json(data, limit=MANIFEST_LIMIT, what="manifest")), "manifest")
-    _check_kind(fields, (MANIFEST_TYPE, DOCKER_MANIFEST_TYPE))
+    fields = Fields(_known(parse_json(data, limit=MANIFEST_LIMIT, what="manifest"), _DOCUMENT), "manifest")
+    _check_kind(fields, (MANIFEST_TYPE, DOCKER_MANIFEST_TYPE), ("manifests",))
     subject = fields.value("subject", default=None)
     return Manifest(
         config=_descriptor(fields.value("config"), "config descriptor"),
@@ -121,8 +136,8 @@ def parse_manifest(data: bytes) -> Manifest:
 
 def parse_index(data: bytes) -> tuple[IndexEntry, ...]:
     """The members of an OCI image index or Docker manifest list. Raises as `parse_manifest` does."""
-    fields = Fields(_known(parse_json(data, limit=MANIFEST_LIMIT, what="index")), "index")
-    _check_kind(fields, (INDEX_TYPE, DOCKER_INDEX_TYPE))
+    fields = Fields(_known(parse_json(data, limit=MANIFEST_LIMIT, what="index"), _DOCUMENT), "index")
+    _check_kind(fields, (INDEX_TYPE, DOCKER_INDEX_TYPE), ("config", "layers"))
     return tuple(_index_entry(member) for member in fields.array("manifests", limit=1024))
 
 
@@ -136,9 +151,11 @@ def is_index(data: bytes, media_type: str) -> bool:
 
 def parse_config(data: bytes) -> ImageConfig:
     """An image configuration. Raises `MalformedError` (`config-malformed`, the codes of `kokon.wire`)."""
-    fields = Fields(_known(parse_json(data, limit=CONFIG_LIMIT, what="image configuration")), "image configuration")
-    rootfs = Fields(_known(fields.table("rootfs")), "rootfs")
-    run = Fields(_known(fields.table("config", default={})), "config")
+    code = "config-malformed"
+    document = _known(parse_json(data, limit=CONFIG_LIMIT, what="image configuration"), _CONFIG, code)
+    fields = Fields(document, "image configuration")
+    rootfs = Fields(_known(fields.table("rootfs"), _ROOTFS, code), "rootfs")
+    run = Fields(_known(fields.table("config", default={}), _RUN, code), "config")
     return ImageConfig(
         architecture=fields.text("architecture", limit=64),
         operating_system=fields.text("os", limit=64),
@@ -154,14 +171,25 @@ def parse_config(data: bytes) -> ImageConfig:
     )
 
 
-def _known(value: Any) -> Any:
-    """`value` without its null members: Docker writes null where OCI leaves a member out."""
-    if isinstance(value, dict):
-        return {name: member for name, member in value.items() if member is not None}
-    return value
+def _known(value: Any, names: Mapping[str, str], code: str = "manifest-malformed") -> Any:
+    """`value` without its null members: Docker writes null where OCI leaves a member out. `names` are those that are
+    read here, by their case-folded forms."""
+    if not isinstance(value, dict):
+        return value
+    for name in value:
+        known = names.get(name.casefold(), name)
+        if known != name:
+            raise MalformedError(code, "a member's name differs by case only", expected=known, found=ascii(name)[:99])
+    return {name: member for name, member in value.items() if member is not None}
 
 
-def _check_kind(fields: Fields, types: tuple[str, ...]) -> None:
+def _check_kind(fields: Fields, types: tuple[str, ...], foreign: tuple[str, ...]) -> None:
+    """The document is of one of `types`, and has none of the `foreign` members of other kinds."""
+    for name in foreign:
+        if fields.value(name, default=None) is not None:
+            raise MalformedError(
+                "manifest-malformed", "the document could be a manifest and an index", expected=f"no {name!r}"
+            )
     version = fields.integer("schemaVersion", high=10)
     media_type = fields.text("mediaType", default=types[0], limit=255)
     if version != 2 or media_type not in types:
@@ -174,7 +202,7 @@ def _check_kind(fields: Fields, types: tuple[str, ...]) -> None:
 
 
 def _descriptor(value: Any, what: str) -> Descriptor:
-    fields = Fields(_known(value), what)
+    fields = Fields(_known(value, _DESCRIPTOR), what)
     annotations = fields.table("annotations", default={})
     for name, text in annotations.items():
         if not isinstance(text, str) or len(text) > ANNOTATION_LIMIT or len(annotations) > 64 or len(name) > 255:
@@ -190,7 +218,7 @@ def _descriptor(value: Any, what: str) -> Descriptor:
 
 def _index_entry(value: Any) -> IndexEntry:
     descriptor = _descriptor(value, "index entry")
-    platform = Fields(_known(value.get("platform") or {}), "platform")
+    platform = Fields(_known(value.get("platform") or {}, _PLATFORM), "platform")
     return IndexEntry(
         descriptor, platform.text("architecture", default="", limit=64), platform.text("os", default="", limit=64)
     )
