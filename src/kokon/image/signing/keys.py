@@ -21,10 +21,10 @@ from kokon.image.ecdsa import PEM_LIMIT
 PublicKey: TypeAlias = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
 PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 
-RSA_BITS: Final = range(2048, 8193)
-"""Sizes of RSA keys: below is weak (NIST SP 800-131A), above only slow."""
-SIGNATURE_LIMIT: Final = 1024
-"""Bytes of a signature: one of RSA 8192."""
+RSA_BITS: Final = range(2048, 4097)
+"""Sizes of RSA keys: below is weak (NIST SP 800-131A), above the guest reads no signature."""
+SIGNATURE_LIMIT: Final = 512
+"""Bytes of a signature: one of RSA 4096."""
 ALGORITHMS: Final = ("p256", "p384", "ed25519", "rsa")
 """What `make_key` makes."""
 _CURVES: Final = ("secp256r1", "secp384r1")
@@ -71,7 +71,7 @@ def check_public(key: object) -> PublicKey:
     if isinstance(key, ed25519.Ed25519PublicKey):
         return key
     raise MalformedError(
-        "key-malformed", "the key is of a wrong kind", expected="EC P-256 or P-384, Ed25519, RSA of 2048 to 8192 bits"
+        "key-malformed", "the key is of a wrong kind", expected="EC P-256 or P-384, Ed25519, RSA of 2048 to 4096 bits"
     )
 
 
