@@ -1,19 +1,19 @@
 """The author's and owner's registry client: pull, push, attach. Synchronous, streaming, constant memory.
 
-OCI distribution-spec 1.1, with the tag fallback for referrers that registries older than 1.1 need. Anonymous or with
-basic authentication. The guest has a smaller client of its own (`kokon.image.fetch`).
+OCI distribution-spec 1.1, with the tag fallback for referrers that registries older than 1.1 need. How it speaks HTTP
+(logins, tokens, retries, redirects) is in `kokon.image.remote`. The guest has a smaller client of its own
+(`kokon.image.fetch`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import httpx2
 
-from kokon.errors import DeniedError, UnreachableError, UntrustedError
+from kokon.errors import UnreachableError, UntrustedError
 from kokon.image.manifest import (
     ACCEPTED,
     EMPTY_TYPE,
@@ -23,15 +23,21 @@ from kokon.image.manifest import (
     Descriptor,
     parse_index,
 )
+from kokon.image.remote.authorize import Access
+from kokon.image.remote.login import Login, find_login
+from kokon.image.remote.session import Request, Session
+from kokon.image.remote.settings import Patience
+from kokon.image.remote.transfer import mount, pull, push
+from kokon.wire import parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Self
 
     from kokon.image.manifest import IndexEntry
+    from kokon.image.remote.session import Reply
 
-CHUNK = 1 << 20
-TIMEOUT = httpx2.Timeout(60, connect=10)
+PAGES_LIMIT = 64
 EMPTY = b"{}"
 
 
@@ -67,16 +73,35 @@ def manifest_bytes(
 
 
 class Registry:
-    """One registry at `url`. `client` may bring its own transport (tests, proxies); it is closed with the registry.
+    """One registry at `url`. `auth` is a login of its own; without one, the logins that Docker and Podman keep are
+    used when the registry asks. `client` may bring its own transport (tests, proxies); it is closed with the registry.
+    Methods may be called by several threads.
 
-    Every method raises `UnreachableError` (`registry-unreachable`, `registry-error`) and `DeniedError`
-    (`registry-denied`).
+    Every method raises `UnreachableError` (`registry-unreachable`, `registry-error`, `registry-too-slow`,
+    `token-service-failed`), `DeniedError` (`registry-denied`), `UntrustedError` (`redirect-downgraded`,
+    `token-service-downgraded`), and what `find_login` raises.
     """
 
-    def __init__(self, url: str, *, auth: tuple[str, str] | None = None, client: httpx2.Client | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        auth: tuple[str, str] | None = None,
+        client: httpx2.Client | None = None,
+        patience: Patience | None = None,
+    ) -> None:
         self.url = url.rstrip("/")
-        self._origin = _origin(httpx2.URL(self.url))
-        self._client = client or httpx2.Client(timeout=TIMEOUT, follow_redirects=True, auth=auth)
+        self.patience = patience or Patience()
+        timeout = httpx2.Timeout(self.patience.read, connect=self.patience.connect)
+        self._client = client or httpx2.Client(timeout=timeout)
+        self._session = Session(self.url, self._client, self._finder(auth), self.patience)
+
+    def _finder(self, auth: tuple[str, str] | None) -> Callable[[str], Login | None]:
+        if auth is not None:
+            login = Login(*auth)
+            return lambda _: login
+        host = self.url.partition("://")[2]
+        return lambda repository: find_login(host, repository)
 
     def __enter__(self) -> Self:
         return self
@@ -93,56 +118,40 @@ class Registry:
 
         Asked for by digest, it has that digest: else `UntrustedError` (`image-digest-mismatch`).
         """
-        url = self._url(repository, "manifests", pointer)
-        with self._stream("GET", url, headers={"Accept": ", ".join(ACCEPTED)}) as response:
-            if response.status_code == 404:
-                return None
-            self._expect(response, 200)
-            data = _bounded(response, MANIFEST_LIMIT)
-            media_type = response.headers.get("Content-Type", "")
-        if pointer.startswith("sha256:") and hexdigest(data) != pointer:
+        headers = {"Accept": ", ".join(ACCEPTED)}
+        request = Request("GET", self._url(repository, "manifests", pointer), Access(repository), headers)
+        reply = self._session.exchange(request, MANIFEST_LIMIT)
+        if reply.status == 404:
+            return None
+        self._expect("GET", reply, 200)
+        if pointer.startswith("sha256:") and hexdigest(reply.body) != pointer:
             raise UntrustedError(
                 "image-digest-mismatch",
                 "the registry serves another manifest",
                 expected=pointer,
-                found=hexdigest(data),
+                found=hexdigest(reply.body),
             )
-        return data, media_type
+        return reply.body, reply.headers.get("Content-Type", "")
 
     def put_manifest(self, repository: str, pointer: str, data: bytes, media_type: str = MANIFEST_TYPE) -> str:
         """Store a manifest or index under a tag or its digest; answers its digest."""
-        url = self._url(repository, "manifests", pointer)
-        with self._stream("PUT", url, content=data, headers={"Content-Type": media_type}) as response:
-            self._expect(response, 201)
+        self._put_manifest(repository, pointer, data, media_type)
         return hexdigest(data)
 
     def has_blob(self, repository: str, digest: str) -> bool:
         """Whether the repository has this blob."""
-        with self._stream("HEAD", self._url(repository, "blobs", digest)) as response:
-            if response.status_code == 404:
-                return False
-            self._expect(response, 200)
-            return True
+        reply = self._session.exchange(Request("HEAD", self._url(repository, "blobs", digest), Access(repository)))
+        if reply.status == 404:
+            return False
+        self._expect("HEAD", reply, 200)
+        return True
 
     def blob(self, repository: str, digest: str, size: int) -> Iterator[bytes]:
-        """The blob in chunks; after the last one `UntrustedError` (`blob-digest-mismatch`) unless it is right."""
-        running, total = hashlib.sha256(), 0
-        with self._stream("GET", self._url(repository, "blobs", digest)) as response:
-            self._expect(response, 200)
-            for chunk in response.iter_raw(CHUNK):
-                total += len(chunk)
-                if total > size:
-                    break
-                running.update(chunk)
-                yield chunk
-        found = "sha256:" + running.hexdigest()
-        if total != size or found != digest:
-            raise UntrustedError(
-                "blob-digest-mismatch",
-                "the registry serves another blob",
-                expected=f"{digest}, {size} bytes",
-                found=f"{found}, {total} bytes",
-            )
+        """The blob in chunks; before the end `UntrustedError` (`blob-digest-mismatch`) unless it is right.
+
+        Goes on after a cut.
+        """
+        return pull(self._session, repository, digest, size)
 
     def blob_bytes(self, repository: str, descriptor: Descriptor, limit: int) -> bytes:
         """A small blob of at most `limit` bytes. Raises as `blob` does."""
@@ -153,144 +162,116 @@ class Registry:
         return b"".join(self.blob(repository, descriptor.digest, descriptor.size))
 
     def upload(self, repository: str, chunks: Iterable[bytes]) -> tuple[str, int]:
-        """Stream a blob whose digest is known only at its end; answers digest and size."""
-        running, total = hashlib.sha256(), 0
-
-        def counted() -> Iterator[bytes]:
-            nonlocal total
-            for chunk in chunks:
-                running.update(chunk)
-                total += len(chunk)
-                yield chunk
-
-        with self._stream("POST", self._url(repository, "blobs", "uploads/")) as response:
-            self._expect(response, 202)
-            place = self._location(response)
-        headers = {"Content-Type": "application/octet-stream"}
-        with self._stream("PATCH", place, content=counted(), headers=headers) as response:
-            self._expect(response, 202)
-            place = self._location(response)
-        digest = "sha256:" + running.hexdigest()
-        with self._stream("PUT", place.copy_merge_params({"digest": digest})) as response:
-            self._expect(response, 201)
-        return digest, total
+        """Stream a blob whose digest is known only at its end; answers digest and size. Goes on after a cut."""
+        return push(self._session, repository, chunks)
 
     def upload_bytes(self, repository: str, data: bytes) -> None:
         """Store a small blob, unless it is there."""
         if not self.has_blob(repository, hexdigest(data)):
             self.upload(repository, [data])
 
-    def referrers(self, repository: str, digest: str) -> tuple[IndexEntry, ...]:
-        """What refers to the manifest `digest`: from the referrers API, else from the fallback tag."""
-        with self._stream("GET", self._url(repository, "referrers", digest)) as response:
-            media_type = response.headers.get("Content-Type", "")
-            if response.status_code == 200 and media_type.startswith(INDEX_TYPE):
-                return parse_index(_bounded(response, MANIFEST_LIMIT))
-            self._expect(response, 200, 404)
-        found = self.manifest(repository, fallback_tag(digest))
-        return () if found is None else parse_index(found[0])
+    def mount(self, repository: str, digest: str, source: str) -> bool:
+        """Let the repository have a blob of the repository `source` without sending it; False if that failed."""
+        return mount(self._session, repository, digest, source)
+
+    def referrers(self, repository: str, digest: str, artifact_type: str | None = None) -> tuple[IndexEntry, ...]:
+        """What refers to the manifest `digest`: from the referrers API, page by page, else from the fallback tag.
+
+        `artifact_type` leaves out the others; the registry is asked to, and it is done here again.
+        """
+        url = httpx2.URL(self._url(repository, "referrers", digest))
+        found = self._referrers(repository, url if artifact_type is None else _with_type(url, artifact_type))
+        if found is None:
+            data = self.manifest(repository, fallback_tag(digest))
+            found = () if data is None else parse_index(data[0])
+        return tuple(entry for entry in found if artifact_type in (None, entry.descriptor.artifact_type))
+
+    def _referrers(self, repository: str, url: httpx2.URL) -> tuple[IndexEntry, ...] | None:
+        """All pages of the referrers API, or None where there is no such thing."""
+        found: list[IndexEntry] = []
+        for page in range(PAGES_LIMIT):
+            reply = self._session.exchange(Request("GET", url, Access(repository)), MANIFEST_LIMIT)
+            if reply.status != 200 or not reply.headers.get("Content-Type", "").startswith(INDEX_TYPE):
+                self._expect("GET", reply, *((200, 404) if page == 0 else (200,)))
+                return None
+            found += parse_index(reply.body)
+            following = reply.headers.get("Link", "")[:4096].partition(">")
+            if not following[0].startswith("<") or 'rel="next"' not in following[2]:
+                return tuple(found)
+            url = reply.url.join(following[0][1:])
+        raise UnreachableError("registry-error", f"the registry {self.url} has no end of referrers")
 
     def attach(self, repository: str, subject: Descriptor, artifact_type: str, blob: bytes, blob_type: str) -> str:
-        """Push `blob` as an artifact that refers to `subject`; answers the digest of its manifest.
-
-        Where the registry does not index referrers itself, the fallback tag is read, extended and written; two
-        writers at the same moment may lose one entry (distribution-spec 1.1, "Pushing Manifests with Subject").
-        """
+        """Push `blob` as an artifact that refers to `subject`; answers the digest of its manifest."""
         self.upload_bytes(repository, EMPTY)
         self.upload_bytes(repository, blob)
         config = descriptor_of(EMPTY_TYPE, EMPTY)
         layers = [descriptor_of(blob_type, blob)]
         plain = Descriptor(subject.media_type, subject.digest, subject.size)
         data = manifest_bytes(config, layers, artifact_type=artifact_type, subject=plain)
-        url = self._url(repository, "manifests", hexdigest(data))
-        with self._stream("PUT", url, content=data, headers={"Content-Type": MANIFEST_TYPE}) as response:
-            self._expect(response, 201)
-            indexed = "OCI-Subject" in response.headers
-        if not indexed:
-            self._extend_index(repository, subject.digest, artifact_type, data)
+        return self.attach_manifest(repository, subject.digest, artifact_type, data)
+
+    def attach_manifest(
+        self,
+        repository: str,
+        subject: str,
+        artifact_type: str,
+        data: bytes,
+        annotations: Mapping[str, str] | None = None,
+    ) -> str:
+        """Push a manifest whose blobs are there and whose `subject` has that digest; answers its own digest.
+
+        Where the registry does not index referrers itself, the fallback tag is read, extended and written
+        (distribution-spec 1.1, "Pushing Manifests with Subject"). If another writer was faster it is done once more;
+        no registry offers a condition for writing, so a third may still lose an entry.
+        """
+        reply = self._put_manifest(repository, hexdigest(data), data, MANIFEST_TYPE)
+        if "OCI-Subject" not in reply.headers:
+            added = Descriptor(MANIFEST_TYPE, hexdigest(data), len(data), annotations or {}, artifact_type)
+            for _ in range(2):
+                if self._extend_index(repository, subject, added):
+                    break
         return hexdigest(data)
 
-    def _extend_index(self, repository: str, subject: str, artifact_type: str, data: bytes) -> None:
-        found = self.manifest(repository, fallback_tag(subject))
-        entries = () if found is None else parse_index(found[0])
-        members = [entry.descriptor.as_dict() for entry in entries if entry.descriptor.digest != hexdigest(data)]
-        added = Descriptor(MANIFEST_TYPE, hexdigest(data), len(data), {}, artifact_type)
-        index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [*members, added.as_dict()]}
-        text = json.dumps(index, separators=(",", ":")).encode()
-        self.put_manifest(repository, fallback_tag(subject), text, INDEX_TYPE)
+    def _extend_index(self, repository: str, subject: str, added: Descriptor) -> bool:
+        """Put `added` into the fallback index; whether it is there afterwards. Other entries stay as they are."""
+        tag = fallback_tag(subject)
+        written = extended_index(found[0] if (found := self.manifest(repository, tag)) else None, added)
+        if written is None:
+            return True
+        self.put_manifest(repository, tag, written, INDEX_TYPE)
+        now = self.manifest(repository, tag)
+        return now is not None and added.digest in {entry.descriptor.digest for entry in parse_index(now[0])}
+
+    def _put_manifest(self, repository: str, pointer: str, data: bytes, media_type: str) -> Reply:
+        url = self._url(repository, "manifests", pointer)
+        access = Access(repository, write=True)
+        reply = self._session.exchange(Request("PUT", url, access, {"Content-Type": media_type}, (data,)))
+        self._expect("PUT", reply, 201)
+        return reply
 
     def _url(self, repository: str, kind: str, name: str) -> str:
         return f"{self.url}/v2/{repository}/{kind}/{name}"
 
-    @contextmanager
-    def _stream(
-        self,
-        method: str,
-        url: str | httpx2.URL,
-        *,
-        content: bytes | Iterator[bytes] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Iterator[httpx2.Response]:
-        try:
-            sent = {"Accept-Encoding": "identity", **(headers or {})}
-            ours = _origin(httpx2.URL(url)) == self._origin
-            auth = httpx2.USE_CLIENT_DEFAULT if ours else None
-            with self._client.stream(method, url, content=content, headers=sent, auth=auth) as response:
-                yield response
-        except (httpx2.TransportError, httpx2.InvalidURL, httpx2.TooManyRedirects) as error:
-            raise UnreachableError(
-                "registry-unreachable",
-                f"the registry {self.url} cannot be reached",
-                found=str(error) or type(error).__name__,
-                hint="check the address and that the registry runs",
-            ) from error
-
-    def _location(self, response: httpx2.Response) -> httpx2.URL:
-        """Where an upload goes on: also at another origin, which gets no password, but never with less protection."""
-        location = response.headers.get("Location", "")
-        if not location:
-            raise UnreachableError("registry-error", "the registry names no place for an upload")
-        place = response.url.join(location)
-        if self._origin[0] == "https" and place.scheme != "https":
-            raise UntrustedError(
-                "upload-downgraded",
-                f"the registry {self.url} wants an upload without TLS",
-                expected="an https address",
-                found=f"{place.scheme}://{place.host}",
-            )
-        return place
-
-    def _expect(self, response: httpx2.Response, *statuses: int) -> None:
-        status = response.status_code
-        if status in (401, 403):
-            raise DeniedError(
-                "registry-denied",
-                f"the registry {self.url} refuses",
-                found=f"HTTP {status}",
-                hint="give a user name and password that may do this",
-            )
-        if status not in statuses:
-            raise UnreachableError(
-                "registry-error",
-                f"the registry {self.url} fails",
-                expected=f"HTTP {statuses[0]}",
-                found=f"HTTP {status} for {response.request.method} {response.request.url.path}",
-            )
+    def _expect(self, method: str, reply: Reply, *statuses: int) -> None:
+        self._session.expect(reply.status, f"{method} {reply.url.path}", *statuses)
 
 
-def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
+def extended_index(index: bytes | None, added: Descriptor) -> bytes | None:
+    """An index of referrers with `added` in it, or None if it is there already. Other members stay untouched."""
+    members: list[object] = []
+    if index is not None:
+        if added.digest in {entry.descriptor.digest for entry in parse_index(index)}:
+            return None
+        members = parse_json(index, limit=MANIFEST_LIMIT, what="index")["manifests"]
+    document = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [*members, added.as_dict()]}
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _with_type(url: httpx2.URL, artifact_type: str) -> httpx2.URL:
+    return url.copy_merge_params({"artifactType": artifact_type})
 
 
 def fallback_tag(digest: str) -> str:
     """The tag under which old registries keep the referrers of a manifest."""
     return digest.replace(":", "-", 1)
-
-
-def _bounded(response: httpx2.Response, limit: int) -> bytes:
-    data = bytearray()
-    for chunk in response.iter_raw():
-        data += chunk
-        if len(data) > limit:
-            raise UnreachableError("registry-error", "the registry's answer is too large", expected=f"<= {limit}")
-    return bytes(data)

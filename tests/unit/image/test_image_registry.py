@@ -12,6 +12,7 @@ import pytest
 from kokon.errors import DeniedError, KokonError, UnreachableError, UntrustedError
 from kokon.image.manifest import CONFIG_TYPE, INDEX_TYPE, MANIFEST_LIMIT, MANIFEST_TYPE, Descriptor
 from kokon.image.registry import Registry, descriptor_of, fallback_tag, hexdigest, manifest_bytes
+from kokon.image.remote.settings import Patience
 from support.registry import LocalRegistry
 from support.scripted import Answer, ScriptedServer
 
@@ -67,7 +68,7 @@ def test_spoilt_manifest(server: LocalRegistry, registry: Registry) -> None:
 
 def client(script: Callable[[str, str], Answer]) -> tuple[ScriptedServer, Registry]:
     server = ScriptedServer(script)
-    return server, Registry(server.url, auth=("user", "word"))
+    return server, Registry(server.url, auth=("user", "word"), patience=Patience(sleep=lambda _: None))
 
 
 def test_misbehaviour() -> None:
@@ -146,5 +147,6 @@ def mocked(url: str, answer: Callable[[httpx2.Request], httpx2.Response]) -> Reg
 def test_nobody_listens() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        with Registry(f"http://127.0.0.1:{probe.getsockname()[1]}") as registry:
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        with Registry(url, patience=Patience(sleep=lambda _: None)) as registry:
             refused(UnreachableError, "registry-unreachable", lambda: registry.manifest("a", "t"))
