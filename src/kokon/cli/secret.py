@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from cyclopts import Parameter
 
 from kokon.cli.access import DEFAULT_ACCESS, Access, Source, connect, moment, table
 from kokon.cli.output import emit
@@ -17,14 +20,42 @@ if TYPE_CHECKING:
 SECRET_LIMIT = 1 << 20
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionTerms:
+    """What is said of the version that is made.
+
+    Parameters
+    ----------
+    expires
+        When it ends, as 12h, 30d or 2027-01-31T12:00:00Z; it is deleted for good then.
+    keep
+        How many versions to keep, this one included; default: all.
+    previous
+        Number of the newest version that you know, 0 for none: if it is another one, nothing is made.
+    """
+
+    expires: str | None = None
+    keep: int | None = None
+    previous: int | None = None
+
+    def read(self) -> Terms:
+        """As the client wants them. Raises as `moment`."""
+        from kokon.provisioning.secret.request import Terms
+
+        expires = None if self.expires is None else moment(self.expires, datetime.now(UTC))
+        return Terms(expires, self.previous, self.keep)
+
+
+NO_TERMS = VersionTerms()
+
+
 def put(
     name: str,
     /,
     file: Source | None = None,
     *,
-    expires: str | None = None,
-    keep: int | None = None,
-    previous: int | None = None,
+    terms: VersionTerms = NO_TERMS,
     access: Access = DEFAULT_ACCESS,
     json: bool = False,
 ) -> None:
@@ -42,21 +73,15 @@ def put(
         WORKLOAD/NAME, or in full kbs:///repository/type/tag.
     file
         Read the secret from this file; - for standard input.
-    expires
-        When it ends, as 12h, 30d or 2027-01-31T12:00:00Z; it is deleted for good then.
-    keep
-        How many versions to keep, this one included; default: all.
-    previous
-        Number of the newest version that you know, 0 for none: if it is another one, nothing is stored.
     json
         Print JSON.
     """
     from kokon.provisioning.collect import secret_path
 
-    path, terms = secret_path(name), _terms(expires, keep, previous)
+    path = secret_path(name)
     value = _read(file)
     with connect(access) as client:
-        version = client.put(path, value, terms)
+        version = client.put(path, value, terms.read())
     answer = {"path": path, "version": version, "size": len(value)}
     emit(answer, f"{path}: version {version}, {len(value)} bytes", json)
 
@@ -66,9 +91,7 @@ def generate(
     /,
     *,
     recipe: str = "bytes:32",
-    expires: str | None = None,
-    keep: int | None = None,
-    previous: int | None = None,
+    terms: VersionTerms = NO_TERMS,
     access: Access = DEFAULT_ACCESS,
     json: bool = False,
 ) -> None:
@@ -83,20 +106,14 @@ def generate(
     recipe
         bytes:N, hex:N or base64:N of N random bytes, password:N of N letters and digits, or a key pair (PEM): ed25519,
         x25519, p256, p384, rsa3072, rsa4096.
-    expires
-        When it ends, as 12h, 30d or 2027-01-31T12:00:00Z; it is deleted for good then.
-    keep
-        How many versions to keep, this one included; default: all.
-    previous
-        Number of the newest version that you know, 0 for none: if it is another one, nothing is made.
     json
         Print JSON.
     """
     from kokon.provisioning.collect import secret_path
 
-    path, terms = secret_path(name), _terms(expires, keep, previous)
+    path = secret_path(name)
     with connect(access) as client:
-        answer = client.generate(path, recipe, terms)
+        answer = client.generate(path, recipe, terms.read())
     _made(answer, f"generated ({recipe})", json)
 
 
@@ -105,9 +122,7 @@ def derive(
     /,
     *,
     per: Literal["workload", "platform", "activation"],
-    expires: str | None = None,
-    keep: int | None = None,
-    previous: int | None = None,
+    terms: VersionTerms = NO_TERMS,
     access: Access = DEFAULT_ACCESS,
     json: bool = False,
 ) -> None:
@@ -122,20 +137,14 @@ def derive(
     per
         workload: the same for all enclaves of a workload; platform: another one on each chip; activation: another one
         at each attestation.
-    expires
-        When it ends, as 12h, 30d or 2027-01-31T12:00:00Z; it is deleted for good then.
-    keep
-        How many versions to keep, this one included; default: all.
-    previous
-        Number of the newest version that you know, 0 for none: if it is another one, nothing is made.
     json
         Print JSON.
     """
     from kokon.provisioning.collect import secret_path
 
-    path, terms = secret_path(name), _terms(expires, keep, previous)
+    path = secret_path(name)
     with connect(access) as client:
-        answer = client.derive(path, per, terms)
+        answer = client.derive(path, per, terms.read())
     _made(answer, f"derived per {per}", json)
 
 
@@ -143,9 +152,7 @@ def rotate(
     name: str,
     /,
     *,
-    expires: str | None = None,
-    keep: int | None = None,
-    previous: int | None = None,
+    terms: VersionTerms = NO_TERMS,
     access: Access = DEFAULT_ACCESS,
     json: bool = False,
 ) -> None:
@@ -159,20 +166,14 @@ def rotate(
     ----------
     name
         WORKLOAD/NAME, or in full kbs:///repository/type/tag.
-    expires
-        When the new version ends, as 12h, 30d or 2027-01-31T12:00:00Z.
-    keep
-        How many versions to keep, the new one included; default: all.
-    previous
-        Number of the newest version that you know: if it is another one, nothing is made.
     json
         Print JSON.
     """
     from kokon.provisioning.collect import secret_path
 
-    path, terms = secret_path(name), _terms(expires, keep, previous)
+    path = secret_path(name)
     with connect(access) as client:
-        answer = client.rotate(path, terms)
+        answer = client.rotate(path, terms.read())
     _made(answer, "rotated", json)
 
 
@@ -212,12 +213,6 @@ def rm(name: str, /, *, version: int | None = None, access: Access = DEFAULT_ACC
         client.delete(path, version)
     answer: dict[str, Any] = {"deleted": path} if version is None else {"deleted": path, "version": version}
     emit(answer, f"{path}: deleted" if version is None else f"{path}: version {version} deleted", json)
-
-
-def _terms(expires: str | None, keep: int | None, previous: int | None) -> Terms:
-    from kokon.provisioning.secret.request import Terms
-
-    return Terms(None if expires is None else moment(expires, datetime.now(UTC)), previous, keep)
 
 
 def _made(answer: dict[str, Any], how: str, json: bool) -> None:
