@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from kokon.appraisal.result import AttestationResult
     from kokon.provisioning.rego.claims import TrustClaims
     from kokon.provisioning.rego.engine import PolicyEngine
-    from kokon.provisioning.rego.trial import PolicyKind, Trial
 
 CLASSES: Final[Mapping[str, str]] = {
     "nvidia": "gpu",
@@ -172,11 +171,6 @@ def allow_resource(
             found="denied by " + ", ".join(refusing) if refusing else "no policy",
             hint="evaluate the policy with the claims of this token as input, or set another one",
         )
-
-
-def check_policy(engine: PolicyEngine, kind: PolicyKind, text: str, *, tenant: str = "") -> Trial:
-    """Try a policy before it is set. Raises as `PolicyEngine.check`."""
-    return engine.check(text, kind, tenant=tenant)
 
 
 def _digest(attestation: Mapping[str, str], references: Mapping[str, StoredValue]) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -104,11 +104,6 @@ def decode_value(data: bytes) -> StoredValue:
         return StoredValue(name, value, datetime.fromisoformat(expiration))
     except ValueError as error:
         raise MalformedError("reference-malformed", "expiration is no time", found=expiration) from error
-
-
-def by_name(stored: Iterable[StoredValue]) -> dict[str, StoredValue]:
-    """Values by their names; of two with one name the later stands, as when one is registered again."""
-    return {one.name: one for one in stored}
 
 
 def current(stored: Mapping[str, StoredValue], now: datetime) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from kokon.appraisal.vector import ASPECTS
 from kokon.errors import DeniedError, MalformedError
 from kokon.provisioning.rego.defaults import ATTESTATION, default_policy
 from kokon.provisioning.rego.engine import PolicyEngine
-from kokon.provisioning.rego.judge import RegoPolicies, allow_resource, appraise_by_policy, check_policy
+from kokon.provisioning.rego.judge import RegoPolicies, allow_resource, appraise_by_policy
 from kokon.provisioning.rego.outcome import ENTRY_LIMIT, PolicyResult
 from kokon.provisioning.token.claims import Subject, compact_ear
 from kokon.tee.endorsements import Endorsements
@@ -394,9 +394,9 @@ def test_a_broken_resource_policy_allows_nothing(engine: PolicyEngine) -> None:
 
 
 def test_policies_are_tried(engine: PolicyEngine) -> None:
-    assert dict(check_policy(engine, "attestation", YES).outcomes)["nothing"] == "affirming"
-    assert dict(check_policy(engine, "resource", policy("allow := true"), tenant="t").outcomes)["nothing"] == "allowed"
-    assert refusal(lambda: check_policy(engine, "resource", YES)).code == "policy-undefined"
+    assert dict(engine.check(YES, "attestation").outcomes)["nothing"] == "affirming"
+    assert dict(engine.check(policy("allow := true"), "resource", tenant="t").outcomes)["nothing"] == "allowed"
+    assert refusal(lambda: engine.check(YES, "resource")).code == "policy-undefined"
 
 
 # -- tokens

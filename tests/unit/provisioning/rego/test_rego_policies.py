@@ -18,7 +18,7 @@ from kokon.provisioning.rego.claims import TrustClaims
 from kokon.provisioning.rego.defaults import ATTESTATION, RESOURCE, PolicyName, default_policy
 from kokon.provisioning.rego.engine import PolicyEngine
 from kokon.provisioning.rego.inputs import init_data_claims, policy_input, resource_data
-from kokon.provisioning.rego.reference import by_name, read_message
+from kokon.provisioning.rego.reference import read_message
 from kokon.tee.evidence import Claims
 
 NAMES: tuple[PolicyName, ...] = ("default_cpu", "secure", "affirming", "allow_all", "deny_all")
@@ -292,7 +292,7 @@ def test_other_plugins(engine: PolicyEngine) -> None:
 
 def issued(engine: PolicyEngine, values: dict[str, Any], text: str = "") -> dict[str, Any]:
     """A token's claims for the sample attester, as `ear_document` puts them together."""
-    stored = by_name(read_message(message(values), NOW)) if values else {}
+    stored = {one.name: one for one in read_message(message(values), NOW)} if values else {}
     given = {**SAMPLE, "report_data": "AA=="}
     if text:
         document = parse_init_data(text.encode())

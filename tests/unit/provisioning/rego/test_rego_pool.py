@@ -143,10 +143,9 @@ import json, sys
 {block}
 from kokon.errors import HostError
 from kokon.provisioning.rego.engine import PolicyEngine
-from kokon.provisioning.rego.judge import check_policy
 with PolicyEngine() as engine:
     try:
-        check_policy(engine, "resource", "package policy\\nallow := true")
+        engine.check("package policy\\nallow := true", "resource")
     except HostError as error:
         print(json.dumps(error.as_dict()))
 """

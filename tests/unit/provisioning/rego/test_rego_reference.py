@@ -20,7 +20,6 @@ from kokon.provisioning.rego.reference import (
     NAMES_LIMIT,
     VALUE_LIMIT,
     StoredValue,
-    by_name,
     current,
     decode_value,
     encode_value,
@@ -137,14 +136,6 @@ def test_expiry() -> None:
     assert current(values, NOW) == {"new": None}
     assert expired(values, NOW) == ("old",)
     assert current(values, NOW - timedelta(seconds=1)) == {"old": 1, "new": None}
-
-
-def test_registering_again_overwrites() -> None:
-    first, second = StoredValue("a", [1], NOW), StoredValue("a", [2], YEAR)
-    assert by_name([first, StoredValue("b", 1, NOW), second]) == {"a": second, "b": StoredValue("b", 1, NOW)}
-
-
-# -- CoRIM
 
 
 def corim(*triples: Any, signed: bool = True, **fields: Any) -> bytes:
