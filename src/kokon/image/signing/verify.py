@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from kokon.errors import UntrustedError
 from kokon.image.signing.keys import fingerprint, signature_holds
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a signature does not count: its form, a stable code, and what was expected and found."""
+    """Why a signature does not count: its form (or `policy`), a stable code, and what was expected and found."""
 
-    form: Form
+    form: Form | Literal["policy"]
     code: str
     message: str
     expected: str = ""
