@@ -8,6 +8,8 @@ Layers may be plain or gzip. Of an index the linux/amd64 image is taken.
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 import tarfile
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -101,10 +103,15 @@ class _Directory:
         self._root = root
 
     def open(self, name: str) -> BinaryIO:
+        path = self._root / name
         try:
-            return (self._root / name).open("rb")
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would be waited for
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.close(descriptor)
+                raise UsageError("image-unreadable", f"cannot read {path}", expected="a file", hint="save it again")
+            return open(descriptor, "rb")  # noqa: PTH123 -- the caller closes it
         except OSError as error:
-            raise _unreadable(self._root / name, error) from error
+            raise _unreadable(path, error) from error
 
     def size(self, name: str) -> int:
         try:
@@ -276,6 +283,8 @@ def _checked(store: _Store, descriptor: Descriptor) -> Iterator[bytes]:
     for chunk in _file_chunks(store, f"blobs/sha256/{descriptor.digest.removeprefix('sha256:')}"):
         running.update(chunk)
         total += len(chunk)
+        if total > descriptor.size:
+            break
         yield chunk
     found = "sha256:" + running.hexdigest()
     if (found, total) != (descriptor.digest, descriptor.size):
