@@ -7,72 +7,33 @@ OCI distribution-spec 1.1, with the tag fallback for referrers that registries o
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import TYPE_CHECKING
 
 import httpx2
 
 from kokon.errors import UnreachableError, UntrustedError
-from kokon.image.manifest import (
-    ACCEPTED,
-    EMPTY_TYPE,
-    INDEX_TYPE,
-    MANIFEST_LIMIT,
-    MANIFEST_TYPE,
-    Descriptor,
-    parse_index,
-)
+from kokon.image.manifest import ACCEPTED, INDEX_TYPE, MANIFEST_LIMIT, MANIFEST_TYPE, parse_index
 from kokon.image.remote.authorize import Access
+from kokon.image.remote.documents import EMPTY, descriptor_of, extended_index, fallback_tag, hexdigest, manifest_bytes
 from kokon.image.remote.login import Login, find_login
 from kokon.image.remote.session import Request, Session
 from kokon.image.remote.settings import Patience
+from kokon.image.remote.store import ImageStore
 from kokon.image.remote.transfer import mount, pull, push
-from kokon.wire import parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Self
 
     from kokon.image.manifest import IndexEntry
     from kokon.image.remote.session import Reply
 
+__all__ = ["EMPTY", "Registry", "descriptor_of", "extended_index", "fallback_tag", "hexdigest", "manifest_bytes"]
+
 PAGES_LIMIT = 64
-EMPTY = b"{}"
 
 
-def descriptor_of(media_type: str, data: bytes, annotations: Mapping[str, str] | None = None) -> Descriptor:
-    """The descriptor of `data`."""
-    return Descriptor(media_type, hexdigest(data), len(data), annotations or {})
-
-
-def hexdigest(data: bytes) -> str:
-    """`sha256:<hex>` of `data`."""
-    return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-def manifest_bytes(
-    config: Descriptor,
-    layers: Iterable[Descriptor],
-    *,
-    artifact_type: str | None = None,
-    subject: Descriptor | None = None,
-    annotations: Mapping[str, str] | None = None,
-) -> bytes:
-    """An OCI image manifest as JSON bytes."""
-    members: dict[str, object] = {"schemaVersion": 2, "mediaType": MANIFEST_TYPE}
-    if artifact_type:
-        members["artifactType"] = artifact_type
-    members["config"] = config.as_dict()
-    members["layers"] = [layer.as_dict() for layer in layers]
-    if subject:
-        members["subject"] = subject.as_dict()
-    if annotations:
-        members["annotations"] = dict(annotations)
-    return json.dumps(members, separators=(",", ":")).encode()
-
-
-class Registry:
+class Registry(ImageStore):
     """One registry at `url`. `auth` is a login of its own; without one, the logins that Docker and Podman keep are
     used when the registry asks. `client` may bring its own transport (tests, proxies); it is closed with the registry.
     Methods may be called by several threads.
@@ -153,22 +114,9 @@ class Registry:
         """
         return pull(self._session, repository, digest, size)
 
-    def blob_bytes(self, repository: str, descriptor: Descriptor, limit: int) -> bytes:
-        """A small blob of at most `limit` bytes. Raises as `blob` does."""
-        if descriptor.size > limit:
-            raise UntrustedError(
-                "blob-digest-mismatch", "a blob is too large", expected=f"<= {limit} bytes", found=descriptor.size
-            )
-        return b"".join(self.blob(repository, descriptor.digest, descriptor.size))
-
     def upload(self, repository: str, chunks: Iterable[bytes]) -> tuple[str, int]:
         """Stream a blob whose digest is known only at its end; answers digest and size. Goes on after a cut."""
         return push(self._session, repository, chunks)
-
-    def upload_bytes(self, repository: str, data: bytes) -> None:
-        """Store a small blob, unless it is there."""
-        if not self.has_blob(repository, hexdigest(data)):
-            self.upload(repository, [data])
 
     def mount(self, repository: str, digest: str, source: str) -> bool:
         """Let the repository have a blob of the repository `source` without sending it; False if that failed."""
@@ -182,8 +130,7 @@ class Registry:
         url = httpx2.URL(self._url(repository, "referrers", digest))
         found = self._referrers(repository, url if artifact_type is None else _with_type(url, artifact_type))
         if found is None:
-            data = self.manifest(repository, fallback_tag(digest))
-            found = () if data is None else parse_index(data[0])
+            return super().referrers(repository, digest, artifact_type)
         return tuple(entry for entry in found if artifact_type in (None, entry.descriptor.artifact_type))
 
     def _referrers(self, repository: str, url: httpx2.URL) -> tuple[IndexEntry, ...] | None:
@@ -201,47 +148,9 @@ class Registry:
             url = reply.url.join(following[0][1:])
         raise UnreachableError("registry-error", f"the registry {self.url} has no end of referrers")
 
-    def attach(self, repository: str, subject: Descriptor, artifact_type: str, blob: bytes, blob_type: str) -> str:
-        """Push `blob` as an artifact that refers to `subject`; answers the digest of its manifest."""
-        self.upload_bytes(repository, EMPTY)
-        self.upload_bytes(repository, blob)
-        config = descriptor_of(EMPTY_TYPE, EMPTY)
-        layers = [descriptor_of(blob_type, blob)]
-        plain = Descriptor(subject.media_type, subject.digest, subject.size)
-        data = manifest_bytes(config, layers, artifact_type=artifact_type, subject=plain)
-        return self.attach_manifest(repository, subject.digest, artifact_type, data)
-
-    def attach_manifest(
-        self,
-        repository: str,
-        subject: str,
-        artifact_type: str,
-        data: bytes,
-        annotations: Mapping[str, str] | None = None,
-    ) -> str:
-        """Push a manifest whose blobs are there and whose `subject` has that digest; answers its own digest.
-
-        Where the registry does not index referrers itself, the fallback tag is read, extended and written
-        (distribution-spec 1.1, "Pushing Manifests with Subject"). If another writer was faster it is done once more;
-        no registry offers a condition for writing, so a third may still lose an entry.
-        """
-        reply = self._put_manifest(repository, hexdigest(data), data, MANIFEST_TYPE)
-        if "OCI-Subject" not in reply.headers:
-            added = Descriptor(MANIFEST_TYPE, hexdigest(data), len(data), annotations or {}, artifact_type)
-            for _ in range(2):
-                if self._extend_index(repository, subject, added):
-                    break
-        return hexdigest(data)
-
-    def _extend_index(self, repository: str, subject: str, added: Descriptor) -> bool:
-        """Put `added` into the fallback index; whether it is there afterwards. Other entries stay as they are."""
-        tag = fallback_tag(subject)
-        written = extended_index(found[0] if (found := self.manifest(repository, tag)) else None, added)
-        if written is None:
-            return True
-        self.put_manifest(repository, tag, written, INDEX_TYPE)
-        now = self.manifest(repository, tag)
-        return now is not None and added.digest in {entry.descriptor.digest for entry in parse_index(now[0])}
+    def push_referrer(self, repository: str, data: bytes) -> bool:
+        """Push a manifest that refers to another one; whether the registry has put it among the referrers itself."""
+        return "OCI-Subject" in self._put_manifest(repository, hexdigest(data), data, MANIFEST_TYPE).headers
 
     def _put_manifest(self, repository: str, pointer: str, data: bytes, media_type: str) -> Reply:
         url = self._url(repository, "manifests", pointer)
@@ -257,21 +166,5 @@ class Registry:
         self._session.expect(reply.status, f"{method} {reply.url.path}", *statuses)
 
 
-def extended_index(index: bytes | None, added: Descriptor) -> bytes | None:
-    """An index of referrers with `added` in it, or None if it is there already. Other members stay untouched."""
-    members: list[object] = []
-    if index is not None:
-        if added.digest in {entry.descriptor.digest for entry in parse_index(index)}:
-            return None
-        members = parse_json(index, limit=MANIFEST_LIMIT, what="index")["manifests"]
-    document = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [*members, added.as_dict()]}
-    return json.dumps(document, separators=(",", ":")).encode()
-
-
 def _with_type(url: httpx2.URL, artifact_type: str) -> httpx2.URL:
     return url.copy_merge_params({"artifactType": artifact_type})
-
-
-def fallback_tag(digest: str) -> str:
-    """The tag under which old registries keep the referrers of a manifest."""
-    return digest.replace(":", "-", 1)
