@@ -372,29 +372,6 @@ def test_body_limits(server) -> None:
     assert server.admin.put("a/b/c", bytes(1 << 20)) == 1
 
 
-def test_a_body_that_never_ends_is_given_up(server, monkeypatch) -> None:
-    import socket
-
-    from kokon.provisioning.tls import client_context
-    from kokon.provisioning.web import body
-
-    assert body.BODY_SECONDS == 30
-    monkeypatch.setattr(body.read_body, "__defaults__", (0.2,))
-    host, port = server.url.removeprefix("https://").split(":")
-    context = client_context(server.certificate)
-    with (
-        socket.create_connection((host, int(port)), timeout=5) as plain,
-        context.wrap_socket(plain, server_hostname=host) as secure,
-    ):
-        assert secure.version() == "TLSv1.3"
-        secure.sendall(b"POST /kbs/v0/auth HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
-        answer = secure.recv(4096)
-        while b"body" not in answer:
-            answer += secure.recv(4096)
-    assert b" 408 " in answer.split(b"\r\n")[0]
-    assert b"body-timeout" in answer
-
-
 def test_unknown_paths_have_error_documents(server) -> None:
     answer = server.guest.get("/kbs/v0/nothing")
     assert answer.status_code == 404

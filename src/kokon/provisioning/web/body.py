@@ -1,8 +1,10 @@
-"""Reads the body of a request: bounded in size and time, refused before it is read where that can be known."""
+"""Reads the body of a request: bounded in size, refused before it is read where that can be known.
+
+How long it may take is the connection's affair (`web.pool`), which ends it for the application.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from kokon.errors import MalformedError
@@ -10,35 +12,26 @@ from kokon.errors import MalformedError
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope
 
-BODY_SECONDS = 30.0
-"""How long a peer may take to send a body."""
 
-
-async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float = BODY_SECONDS) -> bytes:
-    """The request's body, of at most `limit` bytes, that came within `seconds`.
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The request's body, of at most `limit` bytes.
 
     A length that is declared too large is refused unread: a client that asked with `Expect: 100-continue` need not send
-    it. Raises `MalformedError` (`body-too-large`, `body-timeout`, and `body-incomplete` if the client has left).
+    it. Raises `MalformedError` (`body-too-large`, and `body-incomplete` if the client has left or was too slow).
     """
     if _declared(scope) > limit:
         raise _too_large(limit)
     received = bytearray()
-    try:
-        async with asyncio.timeout(seconds):
-            while True:
-                message = await receive()
-                if message["type"] != "http.request":
-                    raise _incomplete()
-                chunk = message.get("body", b"")
-                if len(received) + len(chunk) > limit:
-                    raise _too_large(limit)
-                if not message.get("more_body", False):
-                    return bytes(received + chunk) if received else bytes(chunk)
-                received += chunk
-    except TimeoutError as error:
-        raise MalformedError(
-            "body-timeout", "the request's body did not come in time", expected=f"within {seconds:.0f} s"
-        ) from error
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise _incomplete()
+        chunk: bytes = message.get("body", b"")
+        if len(received) + len(chunk) > limit:
+            raise _too_large(limit)
+        if not message.get("more_body", False):
+            return bytes(received + chunk) if received else bytes(chunk)
+        received += chunk
 
 
 def _declared(scope: Scope) -> int:

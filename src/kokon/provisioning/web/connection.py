@@ -38,7 +38,8 @@ TLS_EXTENSION = "kokon.tls"
 of its SubjectPublicKeyInfo (32 bytes); both are None if there is none. The handshake has proved the client's key."""
 _ONCE = frozenset({b"host", b"authorization", b"cookie", b"content-type", b"expect", b"transfer-encoding"})
 """Headers that may come once: of two, the application and a proxy might believe different ones."""
-_CODES = {HTTPStatus.REQUEST_TIMEOUT: "request-timeout", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "head-too-large"}
+_CODES = {Wait.HEAD: "request-timeout", Wait.BODY: "body-timeout"}
+"""What a peer that took too long is told."""
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 
 
@@ -177,13 +178,13 @@ class Connection(HttpToolsProtocol):
             cause = error.__context__
             refused = cause if isinstance(cause, _RefusedError) else _RefusedError()
             self._pool.note(refused.note)
-            self._refuse(refused.status)
+            self._refuse(refused.status, "bad-request" if refused.note == "pipeline-too-long" else refused.note)
             return
         if self._in_head:
             self._head_bytes = len(data) + (self._head_bytes if inside else 0)
             if self._head_bytes > self._limits.head_bytes:
                 self._pool.note("head-too-large")
-                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head-too-large")
                 return
         self._settle()
 
@@ -340,15 +341,15 @@ class Connection(HttpToolsProtocol):
         if wait is not self.wait:
             self._move(wait)
 
-    def _refuse(self, status: HTTPStatus) -> None:
+    def _refuse(self, status: HTTPStatus, code: str = "bad-request") -> None:
         """Answer what comes in with `status` and end; if an earlier request is being answered, after that."""
         self._in_head = False
         running = self._running
         if running is None:
-            self._last_words(_answer(status))
+            self._last_words(_answer(status, code))
         elif not (running is self.cycle and running.more_body):
             self.pipeline.clear()
-            self._after, self._linger = _answer(status), self._limits.linger_bytes
+            self._after, self._linger = _answer(status, code), self._limits.linger_bytes
             self._move(Wait.NOTHING)
         else:  # the body of the running request is what is wrong: its application must not take it for whole
             running.disconnected = True
@@ -356,7 +357,7 @@ class Connection(HttpToolsProtocol):
             if running.response_started:
                 self.transport.abort()
             else:
-                self._last_words(_answer(status))
+                self._last_words(_answer(status, code))
 
     def _last_words(self, answer: bytes) -> None:
         self._wire.write(answer)
@@ -390,8 +391,8 @@ class Connection(HttpToolsProtocol):
         """The peer took too long: tell it if there is something to tell, else the pool aborts."""
         if self.wait is Wait.IDLE:
             self._close()
-        elif self.wait in (Wait.HEAD, Wait.BODY):
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
+        elif self.wait in _CODES:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, _CODES[self.wait])
 
     def abort(self) -> None:
         """End now, without a word."""
@@ -409,9 +410,8 @@ class Connection(HttpToolsProtocol):
             self._close()
 
 
-def _answer(status: HTTPStatus) -> bytes:
+def _answer(status: HTTPStatus, code: str) -> bytes:
     """A last answer, both as the application's and as the protocol's clients want it: who asked is not known."""
-    code = _CODES.get(status, "bad-request")
     error = {"code": code, "kind": "malformed", "message": status.phrase}
     body = json.dumps({**error_document("InvalidRequestPath", code), "error": error}).encode()
     head = f"HTTP/1.1 {status} {status.phrase}\r\ncontent-type: application/json\r\n"

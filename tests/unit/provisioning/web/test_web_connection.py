@@ -311,8 +311,8 @@ def test_a_slow_body_is_cut_off_and_the_application_is_told() -> None:
 
     with running(app, ConnectionLimits(body_seconds=0.2)) as run:
         with contextlib.closing(run.peer(request("POST", "/", "Content-Length: 5", body=b"abc"))) as peer:
-            status, headers, _ = peer.response()
-            assert (status, headers["connection"]) == (408, "close")
+            status, headers, body = peer.response()
+            assert (status, headers["connection"], json.loads(body)["error"]["code"]) == (408, "close", "body-timeout")
         assert done.wait(WAIT)
     assert seen == ["http.disconnect"]
     assert run.notes[0] == "body-timeout"
