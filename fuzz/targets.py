@@ -9,18 +9,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fuzz.images import image_targets
 from fuzz.structured import structured
+from fuzz.target import CHANGES, Target
 from kokon.appraisal.corim import read_corim
 from kokon.appraisal.policy_file import parse_policy
 from kokon.appraisal.reference_file import parse_references
 from kokon.endorsements import files
 from kokon.endorsements.bundle import encode_bundle, parse_bundle
-from kokon.errors import KokonError
 from kokon.tee.cbor import read_cbor
 from kokon.tee.certificates import parse_certificate
 from kokon.tee.cose import parse_sign1
@@ -51,23 +51,6 @@ from kokon.tee.vtpm.tpm import parse_attest, parse_public, parse_signature
 from kokon.testing.vendor import FakeVendor
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
-CHANGES = tuple(bytes([0, place, what, how]) for place in (1, 9, 40) for what in (3, 17) for how in (0, 1, 4))
-"""Seeds for targets that change JSON."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A parser under test and the seeds it starts from."""
-
-    parse: Callable[[bytes], object]
-    seeds: tuple[bytes, ...] = ()
-
-    def run(self, data: bytes) -> None:
-        """Feed `data`; our own refusals are fine."""
-        try:
-            self.parse(data)
-        except KokonError:
-            return
 
 
 def _envelope(name: str, genuine: Any) -> Target:
@@ -129,6 +112,7 @@ def targets() -> Mapping[str, Target]:
     log = tuple(each.parts["event-log"] for each in (tdx, tpm) if "event-log" in each.parts)
     pool = known.certificates + snp.certificates
     return {
+        **image_targets(),
         "recognise": Target(recognise, (snp.report, tdx.report, nitro.report, *texts)),
         "certificate": Target(parse_certificate, pool[:6]),
         "crl": Target(parse_crl, known.crls[:4]),
