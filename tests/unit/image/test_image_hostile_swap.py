@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from kokon.errors import KokonError
+from kokon.errors import KokonError, UntrustedError
 from kokon.image.dsse import ENVELOPE_TYPE, IN_TOTO_TYPE, sign_envelope
 from kokon.image.fetch import Fetcher
 from kokon.image.kek import open_kek
@@ -160,8 +160,9 @@ def test_a_forged_image_with_the_authors_layer_key(fixture: SealedFixture, tmp_p
     """The statement's wrapped key is bound to its author: in a stranger's statement it does not open."""
     kek = fixture.sealed.statement.kek
     forged = seal_again(fixture, tmp_path / "forged", STRANGER, b"evil")
-    with pytest.raises(KokonError):
+    with pytest.raises(UntrustedError) as caught:
         open_kek(kek.jwe, fixture.image(author=STRANGER).author, OWNER)
+    assert caught.value.code == "kek-of-another-author"
     assert forged.statement.kek.kid != kek.kid
 
 
