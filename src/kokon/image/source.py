@@ -1,8 +1,9 @@
-"""Images to be sealed, wherever they are: OCI layout directories and archives, Docker archives, registries.
+"""Images to be sealed, wherever they are: layouts, archives, registries, the storage of Podman and Docker.
 
-`open_source("oci:DIR[:TAG]" | "oci-archive:FILE[:TAG]" | "docker-archive:FILE[:TAG]" | "docker://host/repository")`
-gives the configuration and the layers as streams. Formats: OCI image-layout 1.1; `docker save` (manifest.json).
-Layers may be plain or gzip. Of an index the linux/amd64 image is taken.
+`open_source("oci:DIR[:TAG]" | "oci-archive:FILE[:TAG]" | "docker-archive:FILE[:TAG]" | "docker://host/repository" |
+"containers-storage:NAME" | "docker-daemon:NAME")` gives the configuration and the layers as streams. Formats: OCI
+image-layout 1.1; `docker save` (manifest.json). Layers may be plain or gzip. Of an index one platform's image is taken,
+linux/amd64 if nothing else is said; `open_platforms` gives all of them.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import tarfile
+import tempfile
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from kokon.errors import MalformedError, UntrustedError, UsageError
@@ -26,23 +27,32 @@ from kokon.image.manifest import (
     ImageConfig,
     is_index,
     parse_config,
-    parse_index,
     parse_manifest,
 )
 from kokon.image.reference import parse_reference
+from kokon.image.remote.destination import split_tag
+from kokon.image.remote.documents import descriptor_of
+from kokon.image.remote.platform import Choice, Platform, choices, select
+from kokon.image.remote.storage import DOCKER, PODMAN, save
+from kokon.image.remote.tarred import open_archive, unreadable
 from kokon.wire import Fields, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
-    from kokon.image.manifest import Descriptor, IndexEntry
-    from kokon.image.registry import Registry
+    from kokon.image.manifest import Descriptor
+    from kokon.image.remote.store import ImageStore
 
 CHUNK = 1 << 20
 _REF_NAME = "org.opencontainers.image.ref.name"
 _WHICH = "name one of its images: oci:DIR:TAG, oci-archive:FILE:TAG or docker-archive:FILE:TAG"
-_KINDS = "oci:DIR, oci-archive:FILE, docker-archive:FILE or docker://HOST/REPOSITORY"
+_KINDS = (
+    "oci:DIR, oci-archive:FILE, docker-archive:FILE, docker://HOST/REPOSITORY, containers-storage:NAME or "
+    "docker-daemon:NAME"
+)
+DEPTH_LIMIT = 3
+PLATFORMS_LIMIT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,26 +84,78 @@ class _Store(Protocol):
     def size(self, name: str) -> int: ...
 
 
-@contextmanager
-def open_source(text: str, *, plain_http: bool = False, auth: tuple[str, str] | None = None) -> Iterator[Source]:
-    """Open an image for reading while the context lasts.
+@dataclass(frozen=True, slots=True)
+class _Images:
+    """Documents of an OCI source by descriptor: a manifest or index with its media type, a small blob, a layer."""
 
-    Raises `UsageError` (`source-unknown`, `image-unreadable`, `source-not-found`), `MalformedError`
-    (`image-malformed`, those of the parsers), `UntrustedError` (`blob-digest-mismatch`, `source-encrypted`), and what
+    manifest: Callable[[Descriptor], tuple[bytes, str]]
+    small: Callable[[Descriptor], bytes]
+    read: Callable[[Descriptor], Iterator[bytes]]
+
+
+@contextmanager
+def open_source(
+    text: str, *, plain_http: bool = False, auth: tuple[str, str] | None = None, platform: Platform | None = None
+) -> Iterator[Source]:
+    """Open an image for reading while the context lasts. `platform` chooses from an index.
+
+    Raises `UsageError` (`source-unknown`, `image-unreadable`, `source-not-found`, `reference-malformed`),
+    `MalformedError` (`image-malformed`, those of the parsers), `UntrustedError` (`blob-digest-mismatch`,
+    `image-digest-mismatch`, `source-encrypted`), `HostError` (`storage-tool-missing`, `storage-tool-failed`), and what
     the registry client raises.
     """
+    with _opened(text, plain_http, auth) as opened:
+        if isinstance(opened, Source):
+            yield opened
+        else:
+            images, top, tag = opened
+            yield _image(images, _one(images, top, tag, platform))
+
+
+@contextmanager
+def open_platforms(
+    text: str, *, plain_http: bool = False, auth: tuple[str, str] | None = None
+) -> Iterator[tuple[tuple[Platform, Source], ...]]:
+    """As `open_source`, with the images of all platforms that the source has; one image is a choice of one.
+
+    The platform is what the image's own configuration says, with the index's variant.
+    """
+    with _opened(text, plain_http, auth) as opened:
+        if isinstance(opened, Source):
+            yield ((_platform_of(opened, ""), opened),)
+        else:
+            images, top, tag = opened
+            found = tuple(_all(images, _named(top, tag), tag, 0))
+            sources = [(choice.platform.variant, _image(images, data)) for choice, data in found]
+            yield tuple((_platform_of(source, variant), source) for variant, source in sources)
+
+
+def _platform_of(source: Source, variant: str) -> Platform:
+    return Platform(source.config.operating_system, source.config.architecture, variant)
+
+
+@contextmanager
+def _opened(
+    text: str, plain_http: bool, auth: tuple[str, str] | None
+) -> Iterator[Source | tuple[_Images, tuple[Choice, ...], str | None]]:
+    """A Docker archive's one image, or an OCI source with its outermost choices and the tag among them."""
     kind, separator, rest = text.partition(":")
     with ExitStack() as stack:
         if kind == "docker" and rest.startswith("//"):
-            from kokon.image.registry import Registry
+            from kokon.image.remote.mirror import open_registry
 
             reference = parse_reference(text, plain_http=plain_http)
-            registry = stack.enter_context(Registry(reference.registry, auth=auth))
+            registry = stack.enter_context(open_registry(reference, auth=auth))
             yield _from_registry(registry, reference.repository, reference.pointer)
         elif separator and rest and kind in ("oci", "oci-archive", "docker-archive"):
-            path, tag = _split_tag(rest)
-            store = _Directory(path) if kind == "oci" else stack.enter_context(_archive(path))
+            path, tag = split_tag(rest)
+            store = _Directory(path) if kind == "oci" else stack.enter_context(open_archive(path))
             yield _from_docker(store, tag) if kind == "docker-archive" else _from_oci(store, tag)
+        elif separator and kind in (PODMAN, DOCKER):
+            file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kokon-"))) / "image.tar"
+            save(kind, rest, file)
+            store = stack.enter_context(open_archive(file))
+            yield _from_oci(store, None) if kind == PODMAN else _from_docker(store, rest)
         else:
             raise UsageError("source-unknown", "not a kind of image source", expected=_KINDS, found=repr(text[:200]))
 
@@ -111,80 +173,28 @@ class _Directory:
                 raise UsageError("image-unreadable", f"cannot read {path}", expected="a file", hint="save it again")
             return open(descriptor, "rb")  # noqa: PTH123 -- the caller closes it
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
 
     def size(self, name: str) -> int:
         try:
             return (self._root / name).stat().st_size
         except OSError as error:
-            raise _unreadable(self._root / name, error) from error
+            raise unreadable(self._root / name, error) from error
 
 
-class _Archive:
-    def __init__(self, archive: tarfile.TarFile, path: Path) -> None:
-        self._path = path
-        self._archive = archive
-        self._members = {str(PurePosixPath(member.name)): member for member in archive.getmembers()}
-
-    def _target(self, name: str) -> tarfile.TarInfo:
-        """The member, through the links that older `docker save` uses for repeated layers."""
-        member = self._members.get(name)
-        for _ in range(8):
-            if member is None or not (member.issym() or member.islnk()):
-                break
-            link = member.linkname if member.islnk() else f"{PurePosixPath(member.name).parent}/{member.linkname}"
-            member = self._members.get(_normal(link))
-        if member is None or not member.isfile():
-            raise UsageError("image-unreadable", f"{self._path} lacks {name}", hint="save the image again")
-        return member
-
-    def open(self, name: str) -> BinaryIO:
-        file = self._archive.extractfile(self._target(name))
-        if file is None:
-            raise UsageError("image-unreadable", f"{self._path} lacks {name}", hint="save the image again")
-        return file  # type: ignore[return-value]  # typeshed: IO[bytes]
-
-    def size(self, name: str) -> int:
-        return self._target(name).size
+def _from_oci(store: _Store, tag: str | None) -> tuple[_Images, tuple[Choice, ...], str | None]:
+    images = _Images(
+        manifest=lambda descriptor: (_blob(store, descriptor, MANIFEST_LIMIT), descriptor.media_type),
+        small=lambda descriptor: _blob(store, descriptor, CONFIG_LIMIT),
+        read=lambda descriptor: _checked(store, descriptor),
+    )
+    return images, choices(_small(store, "index.json", MANIFEST_LIMIT)), tag
 
 
-@contextmanager
-def _archive(path: Path) -> Iterator[_Archive]:
-    try:
-        archive = tarfile.open(path, "r:*")  # noqa: SIM115 -- closed below
-    except (OSError, tarfile.TarError, EOFError) as error:
-        raise _unreadable(path, error) from error
-    with archive:
-        try:
-            yield _Archive(archive, path)
-        except (tarfile.TarError, EOFError) as error:
-            raise _unreadable(path, error) from error
-
-
-def _normal(name: str) -> str:
-    parts: list[str] = []
-    for part in name.split("/"):
-        if part == "..":
-            parts = parts[:-1]
-        elif part not in ("", "."):
-            parts.append(part)
-    return "/".join(parts)
-
-
-def _from_oci(store: _Store, tag: str | None) -> Source:
-    entry = _choose(parse_index(_small(store, "index.json", MANIFEST_LIMIT)), tag)
-    for _ in range(3):
-        data = _blob(store, entry, MANIFEST_LIMIT)
-        if not is_index(data, entry.media_type):
-            manifest = parse_manifest(data)
-            config = _blob(store, manifest.config, CONFIG_LIMIT)
-            return _source(config, manifest.layers, lambda layer: _checked(store, layer))
-        entry = _choose(parse_index(data), None)
-    raise MalformedError("image-malformed", "indexes are nested too deep")
-
-
-def _from_registry(registry: Registry, repository: str, pointer: str) -> Source:
-    for _ in range(3):
+def _from_registry(
+    registry: ImageStore, repository: str, pointer: str
+) -> tuple[_Images, tuple[Choice, ...], str | None]:
+    def manifest(pointer: str) -> tuple[bytes, str]:
         found = registry.manifest(repository, pointer)
         if found is None:
             raise UsageError(
@@ -193,12 +203,69 @@ def _from_registry(registry: Registry, repository: str, pointer: str) -> Source:
                 expected=pointer,
                 hint="check the source's name and tag",
             )
-        if not is_index(*found):
-            manifest = parse_manifest(found[0])
-            config = registry.blob_bytes(repository, manifest.config, CONFIG_LIMIT)
-            return _source(config, manifest.layers, lambda layer: registry.blob(repository, layer.digest, layer.size))
-        pointer = _choose(parse_index(found[0]), None).digest
+        return found
+
+    images = _Images(
+        manifest=lambda descriptor: manifest(descriptor.digest),
+        small=lambda descriptor: registry.blob_bytes(repository, descriptor, CONFIG_LIMIT),
+        read=lambda descriptor: registry.blob(repository, descriptor.digest, descriptor.size),
+    )
+    data, media_type = manifest(pointer)
+    top = descriptor_of(media_type, data)
+    return images, (Choice(top, Platform("", "", "")),), None
+
+
+def _one(images: _Images, offered: tuple[Choice, ...], tag: str | None, platform: Platform | None) -> bytes:
+    """The manifest of the one image that is asked for."""
+    offered = _named(offered, tag)
+    for _ in range(DEPTH_LIMIT):
+        found = select(offered, platform)
+        if len(found) != 1:
+            raise UsageError(
+                "source-not-found",
+                "the source does not name one image",
+                expected=tag or platform or "one image, or one for linux/amd64",
+                found=f"{len(found)} images",
+                hint=_WHICH,
+            )
+        data, media_type = images.manifest(found[0].descriptor)
+        if not is_index(data, media_type):
+            return data
+        offered, tag = choices(data), None
     raise MalformedError("image-malformed", "indexes are nested too deep")
+
+
+def _named(offered: tuple[Choice, ...], tag: str | None) -> tuple[Choice, ...]:
+    return tuple(c for c in offered if tag is None or c.descriptor.annotations.get(_REF_NAME) == tag)
+
+
+def _all(images: _Images, offered: tuple[Choice, ...], tag: str | None, depth: int) -> Iterator[tuple[Choice, bytes]]:
+    """The manifests of all images. They count together: at most `PLATFORMS_LIMIT`."""
+    if depth >= DEPTH_LIMIT:
+        raise MalformedError("image-malformed", "indexes are nested too deep")
+    wanted = [choice for choice in offered if choice.is_image]
+    if not wanted or len(wanted) > PLATFORMS_LIMIT:
+        raise UsageError(
+            "source-not-found",
+            "the source holds no images, or too many",
+            expected=tag or f"1..{PLATFORMS_LIMIT} images",
+            found=f"{len(wanted)} images",
+            hint=_WHICH,
+        )
+    count = 0
+    for choice in wanted:
+        data, media_type = images.manifest(choice.descriptor)
+        below = _all(images, choices(data), None, depth + 1) if is_index(data, media_type) else [(choice, data)]
+        for found in below:
+            count += 1
+            if count > PLATFORMS_LIMIT:
+                raise MalformedError("image-malformed", "an index holds too many images", expected=PLATFORMS_LIMIT)
+            yield found
+
+
+def _image(images: _Images, data: bytes) -> Source:
+    manifest = parse_manifest(data)
+    return _source(images.small(manifest.config), manifest.layers, images.read)
 
 
 def _from_docker(store: _Store, tag: str | None) -> Source:
@@ -255,23 +322,6 @@ def _checked_source(config_bytes: bytes, layers: tuple[SourceLayer, ...]) -> Sou
     return Source(config_bytes, config, layers)
 
 
-def _choose(entries: tuple[IndexEntry, ...], tag: str | None) -> Descriptor:
-    """The entry named `tag`, else the only one, else the one for linux/amd64."""
-    if tag is not None:
-        entries = tuple(entry for entry in entries if entry.descriptor.annotations.get(_REF_NAME) == tag)
-    if len(entries) > 1:
-        entries = tuple(e for e in entries if (e.operating_system, e.architecture) == ("linux", "amd64"))
-    if len(entries) != 1:
-        raise UsageError(
-            "source-not-found",
-            "the source does not name one image",
-            expected=tag or "one image, or one for linux/amd64",
-            found=f"{len(entries)} images",
-            hint=_WHICH,
-        )
-    return entries[0].descriptor
-
-
 def _blob(store: _Store, descriptor: Descriptor, limit: int) -> bytes:
     if descriptor.size > limit:
         raise MalformedError("image-malformed", "a document of the image is too large", found=descriptor.size)
@@ -310,18 +360,3 @@ def _small(store: _Store, name: str, limit: int) -> bytes:
 def _sniff_gzip(store: _Store, name: str) -> bool:
     with store.open(name) as file:
         return file.read(2) == b"\x1f\x8b"
-
-
-def _split_tag(text: str) -> tuple[Path, str | None]:
-    """Path and tag: a colon starts a tag unless the whole is a path that exists."""
-    if Path(text).exists() or ":" not in text:
-        return Path(text), None
-    path, _, tag = text.partition(":")
-    return Path(path), tag or None
-
-
-def _unreadable(path: Path, error: Exception) -> UsageError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return UsageError(
-        "image-unreadable", f"cannot read {path}", found=reason, hint="check the path and the kind of source"
-    )

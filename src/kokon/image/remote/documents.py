@@ -15,6 +15,8 @@ from kokon.wire import parse_json
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from kokon.image.remote.platform import Platform
+
 EMPTY = b"{}"
 
 
@@ -47,6 +49,14 @@ def manifest_bytes(
     if annotations:
         members["annotations"] = dict(annotations)
     return json.dumps(members, separators=(",", ":")).encode()
+
+
+def index_bytes(members: Iterable[tuple[Descriptor, Platform]]) -> bytes:
+    """An OCI image index of images for several platforms."""
+    manifests = [{**descriptor.as_dict(), "platform": platform.as_dict()} for descriptor, platform in members]
+    return json.dumps(
+        {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests}, separators=(",", ":")
+    ).encode()
 
 
 def extended_index(index: bytes | None, added: Descriptor) -> bytes | None:

@@ -52,7 +52,7 @@ class Layout(ImageStore):
             self._replace("index.json", _index([]))
         self._replace("oci-layout", _LAYOUT)
 
-    def manifest(self, repository: str, pointer: str) -> tuple[bytes, str] | None:  # noqa: ARG002 -- there is one
+    def manifest(self, repository: str, pointer: str) -> tuple[bytes, str] | None:
         """As `ImageStore.manifest`."""
         if not pointer.startswith("sha256:"):
             named = [
@@ -61,10 +61,9 @@ class Layout(ImageStore):
             if len(named) != 1:
                 return None
             pointer = named[0].descriptor.digest
-        path = self._path(pointer)
-        if not path.exists():
+        if not self.has_blob(repository, pointer):
             return None
-        data = self._small(path)
+        data = self._small(_blob_name(pointer))
         if hexdigest(data) != pointer:
             raise UntrustedError(
                 "image-digest-mismatch", f"a manifest in {self.url} is damaged", expected=pointer, found=hexdigest(data)
@@ -86,19 +85,15 @@ class Layout(ImageStore):
 
     def has_blob(self, repository: str, digest: str) -> bool:  # noqa: ARG002 -- there is one repository
         """Whether the layout has this blob."""
-        return self._path(digest).is_file()
+        return self._exists(_blob_name(digest))
 
     def blob(self, repository: str, digest: str, size: int) -> Iterator[bytes]:  # noqa: ARG002 -- there is one
         """As `ImageStore.blob`."""
         running, total = hashlib.sha256(), 0
-        try:
-            with self._path(digest).open("rb") as file:
-                while chunk := file.read(CHUNK):
-                    running.update(chunk)
-                    total += len(chunk)
-                    yield chunk
-        except OSError as error:
-            raise self._unreadable(error) from error
+        for chunk in self._chunks(_blob_name(digest)):
+            running.update(chunk)
+            total += len(chunk)
+            yield chunk
         found = "sha256:" + running.hexdigest()
         if (found, total) != (digest, size):
             raise UntrustedError(
@@ -123,7 +118,7 @@ class Layout(ImageStore):
                     _write(file.write, chunk, self._unwritten)
                 os.fchmod(file.fileno(), 0o644)
             digest = "sha256:" + running.hexdigest()
-            Path(name).replace(self._path(digest))
+            Path(name).replace(self._root / _blob_name(digest))
         except BaseException:
             Path(name).unlink()
             raise
@@ -133,21 +128,33 @@ class Layout(ImageStore):
         """The index of the layout as it is."""
         return self._index()
 
-    def _path(self, digest: str) -> Path:
-        return self._blobs / check_digest(digest, what="digest").removeprefix("sha256:")
+    def only(self) -> str | None:
+        """What to ask `manifest` for if no tag is given: the digest of the only image, if it is the only one."""
+        digests = {entry.descriptor.digest for entry in parse_index(self._index())}
+        return digests.pop() if len(digests) == 1 else None
 
     def _index(self) -> bytes:
-        return self._small(self._root / "index.json")
+        return self._small("index.json")
 
-    def _small(self, path: Path) -> bytes:
+    def _exists(self, name: str) -> bool:
+        return (self._root / name).is_file()
+
+    def _chunks(self, name: str) -> Iterator[bytes]:
+        """The file `name` in chunks."""
         try:
-            with path.open("rb") as file:
-                data = file.read(MANIFEST_LIMIT + 1)
+            with (self._root / name).open("rb") as file:
+                while chunk := file.read(CHUNK):
+                    yield chunk
         except OSError as error:
             raise self._unreadable(error) from error
-        if len(data) > MANIFEST_LIMIT:
-            raise MalformedError("image-malformed", f"{path.name} is too large", expected=f"<= {MANIFEST_LIMIT} bytes")
-        return data
+
+    def _small(self, name: str) -> bytes:
+        data = bytearray()
+        for chunk in self._chunks(name):
+            data += chunk
+            if len(data) > MANIFEST_LIMIT:
+                raise MalformedError("image-malformed", f"{name} is too large", expected=f"<= {MANIFEST_LIMIT} bytes")
+        return bytes(data)
 
     def _replace(self, name: str, data: bytes) -> None:
         partial = self._root / f".partial-{name}"
@@ -167,6 +174,10 @@ class Layout(ImageStore):
 
     def _unwritten(self, error: OSError) -> HostError:
         return HostError("image-not-written", f"cannot write {self.url}", found=error.strerror)
+
+
+def _blob_name(digest: str) -> str:
+    return "blobs/sha256/" + check_digest(digest, what="digest").removeprefix("sha256:")
 
 
 def _write(write: Any, chunk: bytes, unwritten: Any) -> None:

@@ -34,6 +34,11 @@ class Platform:
         same = (self.system, self.architecture) == (other.system, other.architecture)
         return same and self.variant in ("", other.variant)
 
+    def as_dict(self) -> dict[str, str]:
+        """The platform object of an index."""
+        members = {"os": self.system, "architecture": self.architecture, "variant": self.variant}
+        return {name: value for name, value in members.items() if value}
+
     def __str__(self) -> str:
         return "/".join(part for part in (self.system, self.architecture, self.variant) if part)
 
