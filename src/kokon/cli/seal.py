@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
 
+from kokon.cli.access import DEFAULT_ACCESS, Access, connect
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kokon.image.seal import Claims, Sealed
+    from kokon.image.source import Source
     from kokon.image.statement import GuestReference, ReferenceEntry
 
 VCPUS = (1, 2, 4)
@@ -44,6 +49,12 @@ class Options:
         Days until the statement expires.
     plain_http
         Speak plain HTTP to registries that are not on this machine.
+    allow_secret
+        RULE:PATH of a secret that may stay in the image, as `kokon scan` prints it. May be repeated.
+    move_secret
+        PLACE=WORKLOAD/NAME or PLACE=kbs:///a/b/c: take what is at PLACE (a variable of the environment, or /PATH of a
+        file in the topmost layer) out of the image, give it to the provisioning server, and name it as a secret that
+        the application expects. May be repeated.
     """
 
     owner_certificate: Path | None = None
@@ -55,6 +66,8 @@ class Options:
     vary_args: bool = False
     not_after: int = 365
     plain_http: bool = False
+    allow_secret: tuple[str, ...] = ()
+    move_secret: tuple[str, ...] = ()
 
 
 DEFAULTS = Options()
@@ -67,12 +80,14 @@ def seal(
     key: Path,
     owner: str | None = None,
     options: Options = DEFAULTS,
+    access: Access = DEFAULT_ACCESS,
     json: bool = False,
 ) -> None:
     """Encrypt and sign an image, state what it is, and push all of it.
 
     Every layer is encrypted under a fresh key that only the owner can open. The image's configuration (command,
-    environment, user, ports) stays readable in the registry: keep secrets out of it.
+    environment, user, ports) stays readable in the registry. An image that holds secrets is refused: allow each by
+    name, or have it moved to the provisioning server.
 
     A registry that wants a login gets it from $KOKON_REGISTRY_AUTH (USER:PASSWORD).
 
@@ -96,6 +111,8 @@ def seal(
     from kokon.image.owner import read_owner
     from kokon.image.reference import parse_reference
     from kokon.image.registry import Registry
+    from kokon.image.scan.move import parse_moves
+    from kokon.image.scan.refuse import parse_allowed
     from kokon.image.seal import seal as seal_image
     from kokon.image.sign import load_private_key
     from kokon.image.source import open_source
@@ -103,6 +120,7 @@ def seal(
     reference = parse_reference(destination, plain_http=options.plain_http)
     author_key = load_private_key(key)
     owner_key = read_owner(owner or str(kokon_home() / "provision" / "owner-key.jwk"), options.owner_certificate)
+    allowed, moves = parse_allowed(options.allow_secret), parse_moves(options.move_secret)
     claims = claims_of(options, datetime.now(UTC))
     login = registry_login()
     with (
@@ -110,8 +128,37 @@ def seal(
         Registry(reference.registry, auth=login) as registry,
         progress("sealing") as update,
     ):
-        sealed = seal_image(image, registry, reference, author_key, owner_key, claims, update)
+        clean, claims = without_secrets(image, moves, allowed, claims, access)
+        sealed = seal_image(clean, registry, reference, author_key, owner_key, claims, update)
     show(sealed, json)
+
+
+def without_secrets(
+    source: Source, moves: Mapping[str, str], allowed: frozenset[str], claims: Claims, access: Access
+) -> tuple[Source, Claims]:
+    """The image without the secrets of `moves`, which then are on the server. Refused if others are left."""
+    from dataclasses import replace
+
+    from kokon.cli.output import note, progress
+    from kokon.image.scan.move import take_out
+    from kokon.image.scan.refuse import refuse_secrets
+    from kokon.image.scan.scan import scan_image
+    from kokon.provisioning.collect import secret_path
+
+    paths = {place: secret_path(name) for place, name in moves.items()}
+    source, moved = take_out(source, paths) if paths else (source, ())
+    with progress("looking for secrets") as update:
+        refuse_secrets(scan_image(source, update), allowed)
+    if not moved:
+        return source, claims
+    with connect(access) as client:
+        for one in moved:
+            client.put(paths[one.place], one.value)
+    for one in moved:
+        path = paths[one.place]
+        note(f"moved {one.place}; to put it back: kokon admit --secret {path.rpartition('/')[2]},{one.option}")
+    names = (path.rpartition("/")[2] for path in paths.values())
+    return source, replace(claims, secrets=tuple(dict.fromkeys((*claims.secrets, *names))))
 
 
 def show(sealed: Sealed, json: bool) -> None:

@@ -119,7 +119,7 @@ def test_each_kind_of_token_is_found_and_not_shown(sample: str) -> None:
         name, _, value = finding.excerpt.rpartition("=")
         if not finding.excerpt.startswith(("-----BEGIN", "PuTTY-")):
             assert re.fullmatch(r"\[\d+ bytes not shown\]", value)
-            assert name in ("", "aws_secret_access_key", "_authToken", "DB_PASSWORD", "password", "token")
+            assert name in ("", "AccountKey", "aws_secret_access_key", "_authToken", "DB_PASSWORD", "password", "token")
 
 
 def test_every_rule_is_named_by_a_test() -> None:
