@@ -15,6 +15,7 @@ from kokon.errors import DeniedError, UnreachableError, UsageError
 from kokon.image.manifest import MANIFEST_TYPE
 from kokon.image.reference import parse_reference
 from kokon.image.registry import Registry
+from kokon.image.remote.settings import Patience
 from kokon.image.remote.store import ImageStore
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 SETTING = "KOKON_REGISTRY_MIRRORS"
 MIRRORS_LIMIT = 8
+PATIENCE = Patience(attempts=2, connect=3)
+"""With a mirror: the registry itself is there still."""
 
 
 def parse_mirrors(text: str) -> Mapping[str, tuple[str, ...]]:
@@ -38,7 +41,7 @@ def parse_mirrors(text: str) -> Mapping[str, tuple[str, ...]]:
         except UsageError as error:
             raise UsageError("mirror-malformed", f"${SETTING} is malformed", found=repr(part[:200])) from error
         found[host] = (*found.get(host, ()), mirror)
-        if not equals or len(found[host]) > MIRRORS_LIMIT:
+        if not equals or "/" in host or len(found[host]) > MIRRORS_LIMIT:
             raise UsageError("mirror-malformed", f"${SETTING} is malformed", found=repr(part[:200]))
     return found
 
@@ -53,7 +56,7 @@ def open_registry(
     if not named:
         return origin
     found = [parse_reference(f"{mirror}/x", plain_http=reference.plain_http) for mirror in named]
-    return Mirrored(origin, [(Registry(one.registry), one.repository[:-1]) for one in found])
+    return Mirrored(origin, [(Registry(one.registry, patience=PATIENCE), one.repository[:-1]) for one in found])
 
 
 class Mirrored(ImageStore):

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import tarfile
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from kokon.errors import UsageError
+from kokon.image.boundedtar import open_tar
 from kokon.image.remote.layout import CHUNK, Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import BinaryIO
 
 
 class Archive:
     """The files of a tar by name. Raises `UsageError` (`image-unreadable`)."""
 
-    def __init__(self, archive: tarfile.TarFile, path: Path) -> None:
+    def __init__(self, archive: tarfile.TarFile, members: Iterable[tarfile.TarInfo], path: Path) -> None:
         self._path = path
         self._archive = archive
-        self._members = {str(PurePosixPath(member.name)): member for member in archive.getmembers()}
+        self._members = {str(PurePosixPath(member.name)): member for member in members}
 
     def _target(self, name: str) -> tarfile.TarInfo:
         """The member, through the links that older `docker save` uses for repeated layers."""
@@ -54,15 +55,15 @@ class Archive:
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[Archive]:
-    """Open the tar at `path`. Raises `UsageError` (`image-unreadable`)."""
-    try:
-        archive = tarfile.open(path, "r:*")  # noqa: SIM115 -- closed below
-    except (OSError, tarfile.TarError, EOFError) as error:
-        raise unreadable(path, error) from error
-    with archive:
+    """Open the tar at `path`. Raises `UsageError` (`image-unreadable`), `MalformedError` (`image-malformed`)."""
+    with ExitStack() as stack:
         try:
-            yield Archive(archive, path)
-        except (tarfile.TarError, EOFError) as error:
+            archive, members = stack.enter_context(open_tar(path))
+        except (OSError, tarfile.TarError) as error:
+            raise unreadable(path, error) from error
+        try:
+            yield Archive(archive, members, path)
+        except tarfile.TarError as error:
             raise unreadable(path, error) from error
 
 
