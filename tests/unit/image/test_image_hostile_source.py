@@ -19,6 +19,7 @@ from kokon.image.registry import Registry
 from kokon.image.seal import seal
 from kokon.image.source import open_source
 from kokon.jose.jwe import public_jwk
+from support.hostile import END, header, raw_member
 from support.images import LAYER, digest_of, write_layout
 from support.registry import LocalRegistry
 from support.sealed import AUTHOR, CLAIMS, LOWER, OWNER, UPPER
@@ -248,3 +249,18 @@ def test_the_layout_is_good_before_it_is_spoilt(server: LocalRegistry, registry:
     with open_source(f"oci:{tmp_path}/layout") as source:
         seal(source, registry, parse_reference(f"{server.host}/bad/none:1"), AUTHOR, public_jwk(OWNER), CLAIMS)
     assert registry.manifest("bad/none", "1") is not None
+
+
+@pytest.mark.parametrize("kind", ["oci-archive", "docker-archive"])
+def test_an_archive_that_is_a_bomb(tmp_path: Path, kind: str) -> None:
+    """100 KB that hold an extended header of 100 MB, which the standard library reads whole."""
+    bomb = header(b"p", b"x", size=b"%o" % (100 << 20)) + bytes(100 << 20) + raw_member(b"index.json") + END
+    (tmp_path / "i.tar").write_bytes(gzip.compress(bomb, 1))
+    del bomb
+    tracemalloc.start()
+    with pytest.raises(MalformedError) as caught, open_source(f"{kind}:{tmp_path}/i.tar"):
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert caught.value.code == "image-malformed"
+    assert peak < 20 << 20
