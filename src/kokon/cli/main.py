@@ -59,6 +59,7 @@ COMMANDS = (
     Command("seal", "kokon.cli.seal:seal", "Encrypt and sign an image, attach its identity statement, push it."),
     Command("copy", "kokon.cli.copy:copy", "Copy an image from anywhere to anywhere, whole or not at all."),
     Command("scan", "kokon.cli.scan:scan", "Look for secrets in an image."),
+    Command("compare", "kokon.cli.compare:compare", "Prove that a sealed image has the content of one that you built."),
     Command("inspect", "kokon.cli.inspect:inspect", "Show what a sealed image says about itself."),
     Command("certify", "kokon.cli.certify:certify", "Countersign what an author says about a sealed image."),
     Command("keygen", "kokon.cli.keys:keygen", "Make an author's signing key."),

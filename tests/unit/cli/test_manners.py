@@ -6,7 +6,7 @@ from kokon.cli.main import build_app
 
 COMMANDS = (
     "admit", "audit checkpoint", "audit export", "audit keygen", "audit receipt", "audit verify", "audit witness",
-    "certify", "conformance", "connect", "demo", "doctor", "endorsements bundle", "endorsements fetch",
+    "certify", "compare", "conformance", "connect", "demo", "doctor", "endorsements bundle", "endorsements fetch",
     "endorsements list",
     "evidence show", "evidence verify", "explain", "guest build", "guest show", "inspect", "keygen", "log", "logs",
     "measure sgx", "measure snp", "measure tdx", "sigstruct assemble", "sigstruct make", "sigstruct show",
