@@ -8,15 +8,12 @@ import json
 import stat
 import tarfile
 import tempfile
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fuzz.structured import structured
-from fuzz.target import CHANGES, Target
+from fuzz.target import Target, json_target, text_target
 from kokon.image.dsse import parse_envelope, sign_envelope
 from kokon.image.keyprovider import parse_packet, wrap
 from kokon.image.layer import (
@@ -86,45 +83,32 @@ def image_targets() -> dict[str, Target]:
     jwe = encrypt_to(public_jwk(_KEY), b"content")
     bundle = encode_bundle(sign_statement("a/b", _DIGEST), b"signature", _KEY.public_key(), None)
     return {
-        "image-manifest": _json(parse_manifest, _MANIFEST),
-        "image-index": _json(parse_index, _INDEX),
+        "image-manifest": json_target(parse_manifest, _MANIFEST),
+        "image-index": json_target(parse_index, _INDEX),
         "image-kind": Target(lambda data: is_index(data, ""), (json.dumps(_INDEX).encode(),)),
-        "image-configuration": _json(parse_config, _CONFIG),
-        "image-reference": _text(parse_reference, "127.0.0.1:5000/a/b:1@" + _DIGEST),
-        "image-version": _text(parse_version, "1.2.3-rc.1+x"),
-        "image-statement": _json(parse_statement, json.loads(statement)),
-        "image-envelope": _json(parse_envelope, envelope),
-        "image-payload": _json(parse_payload, json.loads(simple_payload("a/b", _DIGEST))),
-        "image-bundle": _json(parse_bundle, json.loads(bundle)),
+        "image-configuration": json_target(parse_config, _CONFIG),
+        "image-reference": text_target(parse_reference, "127.0.0.1:5000/a/b:1@" + _DIGEST),
+        "image-version": text_target(parse_version, "1.2.3-rc.1+x"),
+        "image-statement": json_target(parse_statement, json.loads(statement)),
+        "image-envelope": json_target(parse_envelope, envelope),
+        "image-payload": json_target(parse_payload, json.loads(simple_payload("a/b", _DIGEST))),
+        "image-bundle": json_target(parse_bundle, json.loads(bundle)),
         "image-signing-key": Target(lambda data: parse_private(data, lambda: b""), (b"-----BEGIN PRIVATE KEY-----\n",)),
-        "image-policy": _json(parse_policy, {"default": [{"type": "reject"}], "transports": {"docker": {}}}),
+        "image-policy": json_target(parse_policy, {"default": [{"type": "reject"}], "transports": {"docker": {}}}),
         "image-policy-toml": Target(parse_policy_toml, (b'default = "reject"\n[images]\n"a/b" = {accept = true}\n',)),
-        "image-challenge": _text(lambda text: parse_challenges([text]), 'Bearer realm="https://a/b",scope="c"'),
-        "layer-public-options": _json(lambda data: parse_public_options(b64(data)), _PUBLIC),
-        "layer-private-options": _json(parse_private_options, _PRIVATE),
-        "layer-recipients": _text(lambda text: recipients({AGENT_ANNOTATION: text}, AGENT_ANNOTATION), "YQ==,Yg=="),
-        "layer-packet": _json(parse_packet, json.loads(packet)),
+        "image-challenge": text_target(lambda text: parse_challenges([text]), 'Bearer realm="https://a/b",scope="c"'),
+        "layer-public-options": json_target(lambda data: parse_public_options(b64(data)), _PUBLIC),
+        "layer-private-options": json_target(parse_private_options, _PRIVATE),
+        "layer-recipients": text_target(
+            lambda text: recipients({AGENT_ANNOTATION: text}, AGENT_ANNOTATION), "YQ==,Yg=="
+        ),
+        "layer-packet": json_target(parse_packet, json.loads(packet)),
         "layer-gzip": Target(_gunzip, (gzip.compress(b"content", mtime=0) * 2,)),
         "layer-pax": Target(parse_pax, (b"8 path=a\n16 SCHILY.x=yyyy\n",)),
         "layer-tar": Target(_read_tar, _archives()),
         "layer-unpack": Target(_unpack, _archives()),
-        "jwe": _json(lambda data: decrypt(data, _KEY), jwe),
+        "jwe": json_target(lambda data: decrypt(data, _KEY), jwe),
     }
-
-
-def _json(parse: Callable[[bytes], object], genuine: Any) -> Target:
-    """Bytes as they are if the first one is odd, else a genuine object that the rest changes."""
-    change = structured(genuine, lambda value: parse(json.dumps(value).encode()))
-    text = json.dumps(genuine).encode()
-
-    def run(data: bytes) -> object:
-        return parse(data[1:]) if data[:1] and data[0] % 2 else change(data[1:])
-
-    return Target(run, (b"\1" + text, *(b"\0" + seed for seed in CHANGES)))
-
-
-def _text(parse: Callable[[str], object], genuine: str) -> Target:
-    return Target(lambda data: parse(data.decode("utf-8", "replace")), (genuine.encode(),))
 
 
 def _statement() -> bytes:

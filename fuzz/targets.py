@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fuzz.images import image_targets
+from fuzz.services import service_targets
 from fuzz.structured import structured
 from fuzz.target import CHANGES, Target
 from kokon.appraisal.corim import read_corim
@@ -113,6 +114,7 @@ def targets() -> Mapping[str, Target]:
     pool = known.certificates + snp.certificates
     return {
         **image_targets(),
+        **service_targets(),
         "recognise": Target(recognise, (snp.report, tdx.report, nitro.report, *texts)),
         "certificate": Target(parse_certificate, pool[:6]),
         "crl": Target(parse_crl, known.crls[:4]),
