@@ -12,14 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from fuzz.target import Target, json_target, text_target
 from kokon.image.dsse import parse_envelope, sign_envelope
 from kokon.image.keyprovider import parse_packet, wrap
 from kokon.image.layer import (
-    AGENT_ANNOTATION,
     CIPHER,
-    checked_chunks,
     gunzip_chunks,
     parse_private_options,
     parse_public_options,
@@ -93,18 +92,16 @@ def image_targets() -> dict[str, Target]:
         "image-envelope": json_target(parse_envelope, envelope),
         "image-payload": json_target(parse_payload, json.loads(simple_payload("a/b", _DIGEST))),
         "image-bundle": json_target(parse_bundle, json.loads(bundle)),
-        "image-signing-key": Target(lambda data: parse_private(data, lambda: b""), (b"-----BEGIN PRIVATE KEY-----\n",)),
+        "image-signing-key": Target(lambda data: parse_private(data, lambda: b""), (_pem(),)),
         "image-policy": json_target(parse_policy, {"default": [{"type": "reject"}], "transports": {"docker": {}}}),
         "image-policy-toml": Target(parse_policy_toml, (b'default = "reject"\n[images]\n"a/b" = {accept = true}\n',)),
         "image-challenge": text_target(lambda text: parse_challenges([text]), 'Bearer realm="https://a/b",scope="c"'),
         "layer-public-options": json_target(lambda data: parse_public_options(b64(data)), _PUBLIC),
         "layer-private-options": json_target(parse_private_options, _PRIVATE),
-        "layer-recipients": text_target(
-            lambda text: recipients({AGENT_ANNOTATION: text}, AGENT_ANNOTATION), "YQ==,Yg=="
-        ),
+        "layer-recipients": text_target(lambda text: recipients({"x": text}, "x"), "YQ==,Yg=="),
         "layer-packet": json_target(parse_packet, json.loads(packet)),
         "layer-gzip": Target(_gunzip, (gzip.compress(b"content", mtime=0) * 2,)),
-        "layer-pax": Target(parse_pax, (b"8 path=a\n16 SCHILY.x=yyyy\n",)),
+        "layer-pax": Target(parse_pax, (b"9 path=a\n",)),
         "layer-tar": Target(_read_tar, _archives()),
         "layer-unpack": Target(_unpack, _archives()),
         "jwe": json_target(lambda data: decrypt(data, _KEY), jwe),
@@ -128,10 +125,14 @@ def _statement() -> bytes:
     return encode_statement(statement)
 
 
+def _pem() -> bytes:
+    return _KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
 def _gunzip(data: bytes) -> object:
     """In two chunks, so that members begin and end in both."""
     half = len(data) // 2
-    return sum(map(len, checked_chunks(gunzip_chunks([data[:half], data[half:]]), _DIGEST)))
+    return sum(map(len, gunzip_chunks([data[:half], data[half:]])))
 
 
 def _read_tar(data: bytes) -> object:

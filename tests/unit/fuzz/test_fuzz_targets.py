@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from fuzz.__main__ import main
 from fuzz.corpus import seed
+from fuzz.images import image_targets
+from fuzz.services import service_targets
 from fuzz.structured import VALUES, changed, places
 from fuzz.targets import Target, targets
 
@@ -25,6 +27,17 @@ def test_seeds_and_their_mutations(name: str) -> None:
                 if mutated:
                     mutated[dice.randrange(len(mutated))] = dice.randrange(256)
             target.run(bytes(mutated))
+
+
+NEW = {**image_targets(), **service_targets()}
+UNSEEDED = {"channel-answer", "channel-certificate"}
+"""Those whose genuine input takes an enclave to make."""
+
+
+@pytest.mark.parametrize("name", sorted(NEW.keys() - UNSEEDED))
+def test_the_first_seed_is_read(name: str) -> None:
+    """A fuzzer that starts from what is refused at once gets nowhere."""
+    NEW[name].parse(NEW[name].seeds[0])
 
 
 def test_a_target_hides_nothing_but_our_own_refusals() -> None:
