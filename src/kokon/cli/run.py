@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -103,6 +103,7 @@ def run(launch: Path, /, *, options: Options = DEFAULTS, json: bool = False) -> 
     """
     home = kokon_home()
     request = build_request(home, read_document(launch), options)
+    request = replace(request, image=block_image(home, request.document))
     with _signals(_interrupt):
         record = start(home, request, datetime.now(UTC))
         note(f"{record.name}: virtual machine started ({record.accelerator}), measured {record.measurement[:16]}…")
@@ -127,6 +128,13 @@ def build_request(home: Path, document: bytes, options: Options) -> RunRequest:
         capture=None if options.capture is None else options.capture.absolute(),
         accelerator=options.accel,
     )
+
+
+def block_image(home: Path, document: bytes) -> Path | None:
+    """The file with the ciphertext of a block image, fetched into the cache at first use; None for other images."""
+    from kokon.image.block.cache import cached_block
+
+    return cached_block(parse_document(document).image, home / "blocks")
 
 
 def read_document(path: Path) -> bytes:

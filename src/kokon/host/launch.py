@@ -118,6 +118,7 @@ def plan_machine(directory: Directory, request: RunRequest) -> Machine:
         Disk("root", guest.root, readonly=True),
         Disk("initdata", directory / "initdata.img", readonly=True),
         Disk("scratch", directory / "scratch.img"),
+        *(() if request.image is None else (Disk("image", request.image, readonly=True),)),
         *(Disk(f"vol-{volume.name}", volume.file, precious=True) for volume in request.volumes),
     )
     channels = Channels(

@@ -2,8 +2,8 @@
 
 Every text that comes from outside is doubled at its commas (QEMU's own escape) and refused with control characters, so
 that a file name cannot become an option. The kernel command line comes from the guest image alone, since it is
-measured. The guest's devices are found by name: block devices by their serial numbers `root`, `initdata`, `scratch`
-and `vol-NAME`, virtio-serial ports by `kokon.psp`, `kokon.status` and `kokon.control`.
+measured. The guest's devices are found by name: block devices by their serial numbers `root`, `initdata`, `scratch`,
+`image` and `vol-NAME`, virtio-serial ports by `kokon.psp`, `kokon.status` and `kokon.control`.
 """
 
 from __future__ import annotations

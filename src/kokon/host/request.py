@@ -71,7 +71,8 @@ class RunRequest:
     """One launch: the document's exact bytes, the guest image, and what this machine lends to it.
 
     `memory` in MiB, `scratch` (disk for the unpacked image, encrypted by the guest) in bytes. `processor` is the
-    command that starts a simulated security processor; None for the one that comes with Kokon.
+    command that starts a simulated security processor; None for the one that comes with Kokon. `image` is the file with
+    a block image's ciphertext, which the guest reads and nobody writes; None for other images, which the guest pulls.
     """
 
     document: bytes
@@ -86,6 +87,7 @@ class RunRequest:
     accelerator: Accelerator = "auto"
     overrides: Overrides = field(default_factory=Overrides)
     processor: tuple[str, ...] | None = None
+    image: Path | None = None
 
 
 def check_name(name: str) -> str:

@@ -133,6 +133,7 @@ def test_a_console_that_stays_stops_the_boot(tmp_path: Path) -> None:
     assert caught.value.code == "internal-error"
 
 
+VERITY = b"3,383,1,-;device-mapper: verity: 253:2: data block 12 is corrupted\n"
 REPORT = b"3,382,16886458,-;device-mapper: crypt: dm-2: INTEGRITY AEAD ERROR, sector 78304\n"
 
 
@@ -142,11 +143,15 @@ def test_only_the_kernels_own_word_counts() -> None:
     assert corrupted_device(REPORT.replace(b"3,", b"12,", 1)) is None  # facility 1: a process wrote it
     assert corrupted_device(b"3,382,1,-;something else\n " + REPORT.partition(b";")[2]) is None
     assert corrupted_device(b"x;" + REPORT.partition(b";")[2]) is None
+    assert corrupted_device(VERITY) == "253:2"
+    assert corrupted_device(VERITY.replace(b"data", b"metadata")) == "253:2"
+    assert corrupted_device(VERITY.replace(b"3,", b"12,", 1)) is None
+    assert corrupted_device(b"3,382,1,-;something else\n " + VERITY.partition(b";")[2]) is None
 
 
 @given(st.binary(max_size=200))
 def test_no_record_crashes_the_watch(record: bytes) -> None:
-    assert corrupted_device(record) is None or b"INTEGRITY AEAD ERROR" in record
+    assert corrupted_device(record) is None or b"INTEGRITY AEAD ERROR" in record or b"verity" in record
 
 
 def test_the_watch_reports_once(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ class ScriptedWorkload:
     def __init__(self, events: list[str], container: ScriptedContainer) -> None:
         self.events, self.container = events, container
         self.has_volumes = False
+        self.is_block = False
 
     def __getattr__(self, name: str) -> Callable[[], None]:
         return lambda: self.events.append(name)
@@ -223,7 +224,9 @@ def test_a_stop_after_the_start_is_for_the_application(guest: Guest) -> None:
     assert guest.port.lines == []
 
 
-@pytest.mark.parametrize(("device", "code"), [("dm-2", "scratch-corrupted"), ("dm-4", "volume-corrupted")])
+@pytest.mark.parametrize(
+    ("device", "code"), [("dm-2", "scratch-corrupted"), ("dm-4", "volume-corrupted"), ("253:2", "image-corrupted")]
+)
 def test_a_corrupted_disk_kills_the_application(guest: Guest, device: str, code: str) -> None:
     guest.workload.serve = lambda *_: guest.agent._on_corruption(device)  # type: ignore[method-assign]
     last = guest.run()[-1]
@@ -257,6 +260,14 @@ def test_volumes_bring_their_modules(guest: Guest, monkeypatch: pytest.MonkeyPat
     guest.run()
     assert wanted == [main.modules.VOLUME]
     assert guest.events.index("provision") < guest.events.index("start")
+
+
+def test_a_block_image_brings_its_modules(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    guest.workload.is_block = True
+    wanted: list[object] = []
+    monkeypatch.setattr(main.modules, "load_order", lambda _, names: wanted.append(names) or ())
+    guest.run()
+    assert wanted == [main.modules.BLOCK]
 
 
 def test_the_kernels_log_is_watched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

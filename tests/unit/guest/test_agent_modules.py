@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kokon.errors import HostError, KokonError, MalformedError
-from kokon.guest.agent.modules import NETWORK, STORAGE, VOLUME, Module, load, load_order, parse_index, read_index
+from kokon.guest.agent.modules import BLOCK, NETWORK, STORAGE, VOLUME, Module, load, load_order, parse_index, read_index
 from kokon.guest.build import modules as carried
 
 INDEX = {
@@ -101,5 +101,5 @@ def test_a_refused_module_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_guest_carries_what_the_agent_loads_and_no_more() -> None:
-    assert set(carried.ROOT_MODULES) | set(carried.INITRD_MODULES) >= {*NETWORK, *STORAGE, *VOLUME}
-    assert set(carried.ROOT_MODULES) <= {*NETWORK, *STORAGE, *VOLUME}
+    assert set(carried.ROOT_MODULES) | set(carried.INITRD_MODULES) >= {*NETWORK, *STORAGE, *VOLUME, *BLOCK}
+    assert set(carried.ROOT_MODULES) <= {*NETWORK, *STORAGE, *VOLUME, *BLOCK}

@@ -17,11 +17,13 @@ from kokon.channel.serve import Limits
 from kokon.errors import HostError, InternalError, MalformedError, UntrustedError
 from kokon.guest.agent import boot, power, reap, work, workload
 from kokon.guest.agent import container as containers
+from kokon.guest.agent.blockimage import Places
 from kokon.guest.agent.logs import LogRing
 from kokon.guest.agent.presence import Presence
 from kokon.guest.agent.volume import Owner
 from kokon.guest.agent.work import Door, Launch
 from kokon.guest.agent.workload import Workload
+from kokon.image.block.format import BlockInfo
 from kokon.launch.document import VolumeUse, build_document, document_digest, write_disk
 from kokon.tee.evidence import Evidence
 from kokon.tee.snp.report import encode_report
@@ -132,7 +134,7 @@ def test_steps_out_of_order_are_bugs(tmp_path: Path) -> None:
 
 def test_secrets_are_asked_for_after_the_pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, broker = make(tmp_path)
-    pulled = SimpleNamespace(config=CONFIG, kek_ids=lambda: ("kbs:///default/kek/1",), envelope=b"{}")
+    pulled = SimpleNamespace(config=CONFIG, kek_ids=lambda: ("kbs:///default/kek/1",), envelope=b"{}", block=None)
 
     def pull(image: object, fetcher: object, directory: Path, now: object) -> object:
         assert broker.asked == []
@@ -146,6 +148,22 @@ def test_secrets_are_asked_for_after_the_pull(tmp_path: Path, monkeypatch: pytes
     made.unseal()
     assert broker.asked == ["kbs:///default/kek/1"]
     assert unsealed == [(pulled, {"kbs:///default/kek/1": b"0123456789abcdef" * 2}, made._rootfs)]
+
+
+def test_a_block_image_is_opened_and_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = make(tmp_path)
+    info = BlockInfo(bytes(32), 1)
+    pulled = SimpleNamespace(config=CONFIG, kek_ids=lambda: ("kbs:///default/kek/1",), block=SimpleNamespace(info=info))
+    made._pulled = pulled  # type: ignore[assignment]
+    assert made.is_block
+    mounted: list[Any] = []
+    monkeypatch.setattr("kokon.image.open.block_key", lambda image, keys: (image, keys))
+    monkeypatch.setattr("kokon.guest.agent.disks.find_disk", lambda serial: Path("/dev") / serial)
+    monkeypatch.setattr("kokon.guest.agent.blockimage.mount_block", lambda *a: mounted.append(a))
+    made.unseal()
+    keys = {"kbs:///default/kek/1": b"0123456789abcdef" * 2}
+    places = Places(tmp_path / "work" / "image", tmp_path, tmp_path / "rootfs")
+    assert mounted == [(Path("/dev/image"), info, (pulled, keys), places)]
 
 
 def provisioned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[Workload, ScriptedBroker]:

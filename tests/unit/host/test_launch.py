@@ -197,6 +197,15 @@ def test_the_host_environment_does_not_reach_the_machine(tmp_path: Path, monkeyp
     remove(tmp_path, "clinic", force=True)
 
 
+def test_a_block_image_is_one_more_disk_that_nobody_writes(tmp_path: Path) -> None:
+    directory = Directory(tmp_path, "clinic")
+    plain = launch.plan_machine(directory, make_request(tmp_path))
+    assert [disk.serial for disk in plain.disks if disk.readonly] == ["root", "initdata"]
+    machine = launch.plan_machine(directory, make_request(tmp_path, image=tmp_path / "block"))
+    (disk,) = [disk for disk in machine.disks if disk not in plain.disks]
+    assert (disk.serial, disk.file, disk.readonly) == ("image", tmp_path / "block", True)
+
+
 def test_what_a_hostile_host_changes(tmp_path: Path) -> None:
     """Every override ends where it would on a hostile host: in QEMU's command line, on the disk or in the order."""
     request = make_request(tmp_path)

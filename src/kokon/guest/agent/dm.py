@@ -1,4 +1,4 @@
-"""Device mapper through its ioctl interface (linux/dm-ioctl.h, version 4): what the scratch disk needs, no more.
+"""Device mapper through its ioctl interface (linux/dm-ioctl.h, version 4): what scratch disk and block image need.
 
 Starting cryptsetup for it would cost a third of a second of a cold start under emulation.
 """
@@ -19,6 +19,7 @@ _HEADER = struct.Struct("=3I4IIIIQ128s129s7x")
 _TARGET = struct.Struct("=QQiI16s")
 _DIRECTION = 0xC138FD00  # _IOWR(0xfd, n, struct dm_ioctl of 312 bytes)
 _CREATE, _SUSPEND, _LOAD = 3, 6, 9
+_READ_ONLY = 1 << 0
 _SECURE_DATA = 1 << 15  # the kernel wipes its copies: the table holds a key
 _SECTOR = 512
 _VERSION = (4, 0, 0)
@@ -50,10 +51,11 @@ def usable_sectors(sectors: int) -> int:
     return (sectors - sectors // 64 - _INTEGRITY_AREA) // _PER_BLOCK * _PER_BLOCK
 
 
-def encode_request(name: str, body: bytes = b"", targets: int = 0) -> bytes:
+def encode_request(name: str, body: bytes = b"", targets: int = 0, *, read_only: bool = False) -> bytes:
     """struct dm_ioctl followed by `body`."""
     size = _HEADER.size + len(body)
-    return _HEADER.pack(*_VERSION, size, _HEADER.size, targets, 0, _SECURE_DATA, 0, 0, 0, name.encode(), b"") + body
+    flags = _SECURE_DATA | (_READ_ONLY if read_only else 0)
+    return _HEADER.pack(*_VERSION, size, _HEADER.size, targets, 0, flags, 0, 0, 0, name.encode(), b"") + body
 
 
 def encode_target(sectors: int, kind: str, parameters: str) -> bytes:
@@ -79,12 +81,13 @@ def sectors_of(device: Path, multiple: int = 8) -> int:
     return sectors - sectors % multiple
 
 
-def create(name: str, sectors: int, kind: str, parameters: str) -> Path:
+def create(name: str, sectors: int, kind: str, parameters: str, *, read_only: bool = False) -> Path:
     """Make and start a device of one target; its path. Raises `OSError`."""
     control = os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
     try:
         answer = _ask(control, _CREATE, encode_request(name))
-        _ask(control, _LOAD, encode_request(name, encode_target(sectors, kind, parameters), targets=1))
+        table = encode_target(sectors, kind, parameters)
+        _ask(control, _LOAD, encode_request(name, table, targets=1, read_only=read_only))
         _ask(control, _SUSPEND, encode_request(name))
     finally:
         os.close(control)

@@ -1,4 +1,4 @@
-"""Watching the kernel's log for a block of an encrypted disk that does not authenticate."""
+"""Watching the kernel's log for a block of an encrypted or verified disk that does not authenticate."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from pathlib import Path
 LOG = Path("/dev/kmsg")
 _FACILITY_KERNEL = 8  # below: facility 0, which no process can forge
 _REPORT = re.compile(rb"[^\n]{0,64}\bcrypt: ([a-z0-9-]{1,32}): INTEGRITY AEAD ERROR")
+_VERITY = re.compile(rb"[^\n]{0,64}\bverity: ([0-9]{1,4}:[0-9]{1,8}): (?:data|metadata) block [0-9]+ is corrupted")
 
 
 def corrupted_device(record: bytes) -> str | None:
-    """The device below dm-crypt (`dm-2`) if a /dev/kmsg record (Documentation/ABI/testing/dev-kmsg) is dm-crypt's
-    report of a block that somebody changed."""
+    """The device below dm-crypt (`dm-2`) or below dm-verity (`253:2`) if a /dev/kmsg record
+    (Documentation/ABI/testing/dev-kmsg) is its report of a block that somebody changed."""
     head, _, text = record.partition(b";")
     priority = head.split(b",", 1)[0]
-    match = _REPORT.match(text)
+    match = _REPORT.match(text) or _VERITY.match(text)
     if match is None or not priority.isdigit() or int(priority) >= _FACILITY_KERNEL:
         return None
     return match[1].decode()

@@ -56,6 +56,8 @@ class Agent:
         workload = launch.workload(children, self._broker)
         workload.pull()
         self._phase("pulled")
+        if workload.is_block:
+            modules.load(modules.load_order(index, modules.BLOCK))
         workload.unseal()
         self._phase("unsealed")
         self._prepare(workload, index)
@@ -130,6 +132,10 @@ class Agent:
         device = self._corrupted or kmsg.already_reported()
         if device is None:
             return None
+        if ":" in device:
+            from kokon.guest.agent.blockimage import corrupted
+
+            return corrupted("a block of the image, or of the guest's own root, does not authenticate")
         if self._scratch is None or device in self._scratch:
             return UntrustedError(
                 "scratch-corrupted", "a block of the scratch disk does not authenticate", hint="the host changed it"

@@ -19,6 +19,7 @@ INDEX = Path("/usr/lib/kokon/modules.json")
 NETWORK = ("virtio_net",)
 STORAGE = ("virtio_blk", "dm_mod", "aegis128_aesni", "aegis128", "dm_integrity", "dm_crypt")
 VOLUME = ("aesni_intel", "xts", "sha256_ssse3", "authenc")
+BLOCK = ("aesni_intel", "xts", "sha256_ssse3", "overlay")
 _LOADED = Path("/sys/module")
 _INDEX_LIMIT = 256 << 10
 # Absent hardware, or an algorithm that another module gave already, is no reason to stop.

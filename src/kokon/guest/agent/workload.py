@@ -63,6 +63,11 @@ class Workload:
         """Whether the launch document names volumes."""
         return bool(self._document.volumes)
 
+    @property
+    def is_block(self) -> bool:
+        """Whether the image that was pulled is a block image, on a disk of the host's."""
+        return self._image().block is not None
+
     def pull(self) -> None:
         """Pull the image's ciphertext to the scratch disk and check all that can be checked without keys."""
         from kokon.image.fetch import Fetcher
@@ -73,12 +78,18 @@ class Workload:
             self._pulled = pull_image(image, fetcher, self._scratch, now=datetime.now(UTC))
 
     def unseal(self) -> None:
-        """Ask for the layers' keys, decrypt and unpack."""
-        from kokon.image.open import unseal_layers
+        """Ask for the layers' keys, decrypt and unpack; or open the block image."""
+        from kokon.image.open import block_key, unseal_layers
 
         pulled = self._image()
         keys = {uri: self._broker.resource(uri) for uri in pulled.kek_ids()}
-        unseal_layers(pulled, keys, self._rootfs)
+        if pulled.block is None:
+            unseal_layers(pulled, keys, self._rootfs)
+            return
+        from kokon.guest.agent.blockimage import SERIAL, Places, mount_block
+
+        places = Places(self._work / "image", self._scratch, self._rootfs)
+        mount_block(disks.find_disk(SERIAL), pulled.block.info, block_key(pulled, keys), places)
 
     def provision(self) -> None:
         """Ask for the application's secrets and volumes' keys; make everything that the container needs."""

@@ -16,7 +16,7 @@ INITRD_MODULES = ("virtio_blk", "dm_mod", "dm_verity", "erofs")
 # Loaded by the agent when it needs them (kokon.guest.agent.modules). What a kernel has built in is passed over.
 ROOT_MODULES = (
     "virtio_net", "dm_crypt", "dm_integrity", "aegis128", "aegis128_aesni", "aesni_intel", "xts", "authenc",
-    "sha256_ssse3",
+    "sha256_ssse3", "overlay",
 )  # fmt: skip
 MODULE_LIMIT = 64 << 20
 _DEPENDS = re.compile(rb"(?:^|\0)depends=([^\0]*)\0")

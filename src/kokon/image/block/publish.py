@@ -1,0 +1,129 @@
+"""Seal an image as a block image: make it, push it, sign it, state what it is. The author's one operation.
+
+Like `kokon.image.seal`, with one layer that is a whole file system. What is signed covers the root digest: signature
+and statement name the manifest, whose one layer carries it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+from kokon.errors import UsageError
+from kokon.image.block.format import ARTIFACT_TYPE, KEY_SIZE, LAYER_TYPE
+from kokon.image.block.make import ciphertext, make_plain
+from kokon.image.dsse import ENVELOPE_TYPE, IN_TOTO_TYPE, sign_envelope
+from kokon.image.kek import seal_kek
+from kokon.image.keyprovider import wrap
+from kokon.image.layer import AGENT_ANNOTATION, JWE_ANNOTATION
+from kokon.image.manifest import CONFIG_TYPE, MANIFEST_TYPE, Descriptor
+from kokon.image.registry import descriptor_of, manifest_bytes
+from kokon.image.seal import Sealed, minimal_config
+from kokon.image.sign import push_signature
+from kokon.image.statement import Kek, Statement, encode_statement
+from kokon.jose.jwe import encrypt_to
+from kokon.wire import b64
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
+    from kokon.image.block.format import BlockInfo
+    from kokon.image.reference import Reference
+    from kokon.image.registry import Registry
+    from kokon.image.seal import Claims
+    from kokon.image.source import Source
+
+
+def seal_block(
+    source: Source,
+    registry: Registry,
+    destination: Reference,
+    author_key: EllipticCurvePrivateKey,
+    owner: Mapping[str, Any],
+    claims: Claims,
+    key: bytes | None = None,
+) -> Sealed:
+    """Seal `source` for the owner with the public JWK `owner` as a block image at `destination`.
+
+    `key` (32 bytes) makes the image's bytes reproducible; None takes a fresh one. Raises `UsageError`
+    (`destination-digest`), what `kokon.image.block.make` raises, and what the registry client raises.
+    """
+    if destination.digest:
+        raise UsageError("destination-digest", "an image is pushed to a name and tag, not to a digest")
+    key = os.urandom(KEY_SIZE) if key is None else key
+    kek, kid = os.urandom(KEY_SIZE), f"kbs:///default/kek/{os.urandom(16).hex()}"
+    repository = destination.repository
+    layer = push_block(source, registry, repository, key, wrapped_key(key, kek, kid, owner))
+    config = minimal_config(source.config_bytes)
+    registry.upload_bytes(repository, config)
+    manifest = manifest_bytes(descriptor_of(CONFIG_TYPE, config), [layer], artifact_type=ARTIFACT_TYPE)
+    image = descriptor_of(MANIFEST_TYPE, manifest)
+    registry.put_manifest(repository, image.digest, manifest)
+    name = f"{destination.host}/{repository}"
+    push_signature(registry, repository, image.digest, name, author_key)
+    statement = _statement(
+        image, name, layer, descriptor_of(CONFIG_TYPE, config), source, claims, _kek(kek, kid, author_key, owner)
+    )
+    envelope = sign_envelope(encode_statement(statement), author_key)
+    data = json.dumps(envelope.as_dict(), separators=(",", ":")).encode()
+    referrer = registry.attach(repository, image, IN_TOTO_TYPE, data, ENVELOPE_TYPE)
+    registry.put_manifest(repository, destination.tag or "latest", manifest)
+    return Sealed(destination.with_digest(image.digest), statement, envelope, referrer)
+
+
+def push_block(
+    source: Source, registry: Registry, repository: str, key: bytes, annotations: Mapping[str, str]
+) -> Descriptor:
+    """Make the block image of `source` under `key` and push it; its descriptor, with `annotations` beside its own."""
+    with tempfile.TemporaryFile() as file:
+        plain = make_plain(source, key, file)
+        digest, size = registry.upload(repository, ciphertext(plain, key))
+    return block_descriptor(digest, size, plain.info, annotations)
+
+
+def block_descriptor(digest: str, size: int, info: BlockInfo, annotations: Mapping[str, str]) -> Descriptor:
+    """The layer's descriptor."""
+    return Descriptor(LAYER_TYPE, digest, size, {**info.annotations(), **annotations})
+
+
+def wrapped_key(key: bytes, kek: bytes, kid: str, owner: Mapping[str, Any]) -> dict[str, str]:
+    """The annotations that carry the image's key: for the owner (JWE), and under the key `kek` at `kid`.
+
+    The content is ocicrypt's private options, so that its tools add and remove recipients.
+    """
+    options = json.dumps({"symkey": b64(key), "digest": "", "cipheroptions": {}}, separators=(",", ":")).encode()
+    message = json.dumps(encrypt_to(owner, options), separators=(",", ":")).encode()
+    return {JWE_ANNOTATION: b64(message), AGENT_ANNOTATION: b64(wrap(kek, kid, options, os.urandom))}
+
+
+def _kek(kek: bytes, kid: str, author_key: EllipticCurvePrivateKey, owner: Mapping[str, Any]) -> Kek:
+    return Kek(kid, seal_kek(kek, author_key.public_key(), owner))
+
+
+def _statement(
+    image: Descriptor, name: str, layer: Descriptor, config: Descriptor, source: Source, claims: Claims, kek: Kek
+) -> Statement:
+    return Statement(
+        subject=image.digest,
+        name=name,
+        layers=(layer.digest,),
+        config=config.digest,
+        kek=kek,
+        author=claims.author,
+        created=claims.created.replace(microsecond=0),
+        not_after=claims.not_after.replace(microsecond=0),
+        env=claims.env,
+        args_may_vary=claims.args_may_vary,
+        secrets=claims.secrets,
+        guest=claims.guest,
+        reference=claims.reference,
+        version=claims.version,
+        entrypoint=source.config.entrypoint,
+        args=source.config.command,
+        ports=source.config.ports,
+        volumes=source.config.volumes,
+    )
