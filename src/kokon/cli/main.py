@@ -39,6 +39,7 @@ class Command:
 
 
 GROUPS = {
+    "block": "Images as one encrypted, verified file system.",
     "evidence": "What hardware signed: reports, quotes, documents.",
     "secret": "Secrets that the provisioning server keeps for enclaves.",
     "workload": "Which enclaves the provisioning server gives secrets to.",
@@ -60,6 +61,8 @@ COMMANDS = (
     Command("copy", "kokon.cli.copy:copy", "Copy an image from anywhere to anywhere, whole or not at all."),
     Command("scan", "kokon.cli.scan:scan", "Look for secrets in an image."),
     Command("compare", "kokon.cli.compare:compare", "Prove that a sealed image has the content of one that you built."),
+    Command("block make", "kokon.cli.block:make", "Seal an image as one encrypted file system that starts at once."),
+    Command("block verify", "kokon.cli.block:verify", "Check a whole block image with its key."),
     Command("inspect", "kokon.cli.inspect:inspect", "Show what a sealed image says about itself."),
     Command("certify", "kokon.cli.certify:certify", "Countersign what an author says about a sealed image."),
     Command("keygen", "kokon.cli.keys:keygen", "Make an author's signing key."),

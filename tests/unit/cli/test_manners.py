@@ -6,6 +6,7 @@ from kokon.cli.main import build_app
 
 COMMANDS = (
     "admit", "audit checkpoint", "audit export", "audit keygen", "audit receipt", "audit verify", "audit witness",
+    "block make", "block verify",
     "certify", "compare", "conformance", "connect", "demo", "doctor", "endorsements bundle", "endorsements fetch",
     "endorsements list",
     "evidence show", "evidence verify", "explain", "guest build", "guest show", "inspect", "keygen", "log", "logs",
