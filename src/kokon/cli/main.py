@@ -40,6 +40,7 @@ class Command:
 
 GROUPS = {
     "block": "Images as one encrypted, verified file system.",
+    "recipients": "Who can open an encrypted image.",
     "evidence": "What hardware signed: reports, quotes, documents.",
     "secret": "Secrets that the provisioning server keeps for enclaves.",
     "workload": "Which enclaves the provisioning server gives secrets to.",
@@ -58,6 +59,11 @@ GROUPS = {
 
 COMMANDS = (
     Command("seal", "kokon.cli.seal:seal", "Encrypt and sign an image, attach its identity statement, push it."),
+    Command("encrypt", "kokon.cli.encrypt:encrypt", "Encrypt an image's layers for recipients, as skopeo reads them."),
+    Command("decrypt", "kokon.cli.encrypt:decrypt", "Decrypt an image's layers."),
+    Command("recipients list", "kokon.cli.recipients:list_recipients", "List who can open an encrypted image."),
+    Command("recipients add", "kokon.cli.recipients:add", "Let somebody else open an encrypted image."),
+    Command("recipients remove", "kokon.cli.recipients:remove", "Take recipients out of an encrypted image."),
     Command("copy", "kokon.cli.copy:copy", "Copy an image from anywhere to anywhere, whole or not at all."),
     Command("scan", "kokon.cli.scan:scan", "Look for secrets in an image."),
     Command("compare", "kokon.cli.compare:compare", "Prove that a sealed image has the content of one that you built."),
