@@ -9,7 +9,8 @@ from fuzz.corpus import seed
 from fuzz.images import image_targets
 from fuzz.services import service_targets
 from fuzz.structured import VALUES, changed, places
-from fuzz.targets import Target, targets
+from fuzz.target import Target
+from fuzz.targets import targets
 
 from kokon.errors import MalformedError
 
