@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-def copy(
-    source: str,
-    destination: str,
-    *,
-    platform: str | None = None,
-    only_image: bool = False,
-    jobs: int = 4,
-    plain_http: bool = False,
-    json: bool = False,
-) -> None:
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from kokon.image.remote.copy import Copied
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What is copied and how.
+
+    Parameters
+    ----------
+    platform
+        Take only the image for this platform, as linux/arm64/v8.
+    only_image
+        Leave out signatures, attestations and statements.
+    jobs
+        How many blobs travel at once.
+    plain_http
+        Speak plain HTTP to registries that are not on this machine.
+    """
+
+    platform: str | None = None
+    only_image: bool = False
+    jobs: int = 4
+    plain_http: bool = False
+
+
+DEFAULTS = Options()
+
+
+def copy(source: str, destination: str, *, options: Options = DEFAULTS, json: bool = False) -> None:
     """Copy an image between registries, layouts, archives and the storage of Podman or Docker.
 
     All platforms go along, and what belongs to the image: signatures, attestations, statements. Every digest is
@@ -30,40 +55,40 @@ def copy(
         containers-storage:NAME (Podman) or docker-daemon:NAME.
     destination
         The same kinds.
-    platform
-        Take only the image for this platform, as linux/arm64/v8.
-    only_image
-        Leave out signatures, attestations and statements.
-    jobs
-        How many blobs travel at once.
-    plain_http
-        Speak plain HTTP to registries that are not on this machine.
     json
         Print JSON.
     """
-    from kokon.cli.output import emit, progress
+    from kokon.cli.output import progress
     from kokon.cli.seal import registry_login
     from kokon.image.remote.copy import copy_image
     from kokon.image.remote.destination import open_destination
     from kokon.image.remote.origin import open_origin
     from kokon.image.remote.platform import parse_platform
 
-    wanted = None if platform is None else parse_platform(platform)
+    wanted = None if options.platform is None else parse_platform(options.platform)
+    plain, login = options.plain_http, registry_login()
     with (
-        open_origin(source, plain_http=plain_http) as (place, pointer),
-        open_destination(destination, plain_http=plain_http, auth=registry_login()) as target,
+        open_origin(source, plain_http=plain) as (place, pointer),
+        open_destination(destination, plain_http=plain, auth=login) as to,
         progress("copying") as update,
     ):
+        belongings = to.holds_attachments and not options.only_image
         copied = copy_image(
             place,
             pointer,
-            target.place,
-            target.tag,
+            to.place,
+            to.tag,
             platform=wanted,
-            attachments=target.holds_attachments and not only_image,
-            jobs=jobs,
+            attachments=belongings,
+            jobs=options.jobs,
             progress=update,
         )
+    _show(copied, json)
+
+
+def _show(copied: Copied, json: bool) -> None:
+    from kokon.cli.output import emit
+
     emit(
         {
             "digest": copied.digest,
