@@ -54,6 +54,8 @@ def describe(name: str, found: Inspection) -> str:
         lines += [f"           opened by {kid}" for kid in layer["keys"]]
     lines.append(f"command    {' '.join([*config['entrypoint'], *config['command']])}")
     lines += [f"{check:<14} {outcome}" for check, outcome in found.checks.items()]
+    for bill in found.sboms:
+        lines.append(f"sbom       {bill['format']}, {bill['packages']} packages, signature {bill['signature']}")
     if found.statement is not None:
         statement = found.statement
         lines.append(

@@ -66,6 +66,7 @@ COMMANDS = (
     Command("recipients remove", "kokon.cli.recipients:remove", "Take recipients out of an encrypted image."),
     Command("copy", "kokon.cli.copy:copy", "Copy an image from anywhere to anywhere, whole or not at all."),
     Command("scan", "kokon.cli.scan:scan", "Look for secrets in an image."),
+    Command("sbom", "kokon.cli.sbom:sbom", "List the packages that an image is made of."),
     Command("compare", "kokon.cli.compare:compare", "Prove that a sealed image has the content of one that you built."),
     Command("block make", "kokon.cli.block:make", "Seal an image as one encrypted file system that starts at once."),
     Command("block verify", "kokon.cli.block:verify", "Check a whole block image with its key."),

@@ -55,6 +55,9 @@ class Options:
         PLACE=WORKLOAD/NAME or PLACE=kbs:///a/b/c: take what is at PLACE (a variable of the environment, or /PATH of a
         file in the topmost layer) out of the image, give it to the provisioning server, and name it as a secret that
         the application expects. May be repeated.
+    sbom
+        Attach a bill of materials, readable by all who reach the registry: spdx or cyclonedx makes one from the image's
+        package databases; else a file that another tool made (SPDX or CycloneDX, JSON).
     """
 
     owner_certificate: Path | None = None
@@ -68,6 +71,7 @@ class Options:
     plain_http: bool = False
     allow_secret: tuple[str, ...] = ()
     move_secret: tuple[str, ...] = ()
+    sbom: str = ""
 
 
 DEFAULTS = Options()
@@ -129,6 +133,8 @@ def seal(
         progress("sealing") as update,
     ):
         clean, claims = without_secrets(image, moves, allowed, claims, access)
+        if options.sbom:
+            claims = with_sbom(clean, options.sbom, reference.repository, claims)
         sealed = seal_image(clean, registry, reference, author_key, owner_key, claims, update)
     show(sealed, json)
 
@@ -159,6 +165,17 @@ def without_secrets(
         note(f"moved {one.place}; to put it back: kokon admit --secret {path.rpartition('/')[2]},{one.option}")
     names = (path.rpartition("/")[2] for path in paths.values())
     return source, replace(claims, secrets=tuple(dict.fromkeys((*claims.secrets, *names))))
+
+
+def with_sbom(source: Source, wish: str, name: str, claims: Claims) -> Claims:
+    """The claims with a bill of materials: made as `wish` names a format, else read from the file `wish`."""
+    from dataclasses import replace
+
+    from kokon.image.sbom.collect import make_sbom, read_sbom
+    from kokon.image.sbom.document import MEDIA_TYPES
+
+    made = make_sbom(source, wish, name, claims.created) if wish in MEDIA_TYPES else read_sbom(Path(wish))
+    return replace(claims, sbom=made)
 
 
 def show(sealed: Sealed, json: bool) -> None:

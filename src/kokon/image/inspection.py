@@ -5,22 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kokon.errors import KokonError, UnreachableError
+from kokon.errors import KokonError, MalformedError, UnreachableError
 from kokon.image.fetch import hexdigest
 from kokon.image.keyprovider import parse_packet
 from kokon.image.layer import AGENT_ANNOTATION, JWE_ANNOTATION, recipients
 from kokon.image.manifest import CONFIG_LIMIT, ENCRYPTED_SUFFIX, parse_config, parse_index, parse_manifest
 from kokon.image.open import check_statement, fetch_statement
+from kokon.image.sbom.document import MEDIA_TYPES, SBOM_LIMIT, parse_sbom
 from kokon.image.signature import fetch_signature, signature_tag
 from kokon.image.statement import format_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from kokon.image.fetch import Fetcher
     from kokon.image.manifest import Descriptor
     from kokon.image.statement import Statement
+
+SBOMS_LIMIT = 4
+"""Bills of materials that are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class Inspection:
     config: dict[str, Any]
     checks: dict[str, str]
     statement: dict[str, Any] | None = field(default=None)
+    sboms: tuple[dict[str, Any], ...] = field(default=())
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as JSON values."""
@@ -41,6 +46,7 @@ class Inspection:
             "config": self.config,
             "checks": self.checks,
             "statement": self.statement,
+            "sboms": list(self.sboms),
         }
 
 
@@ -91,7 +97,37 @@ def inspect_image(fetcher: Fetcher, pointer: str, author: str | None, now: datet
         },
         checks=checks,
         statement=None if shown is None else _statement(shown),
+        sboms=tuple(_sboms(fetcher, digest, author)),
     )
+
+
+def _sboms(fetcher: Fetcher, digest: str, author: str | None) -> Iterator[dict[str, Any]]:
+    """The bills of materials that are attached to the image, and whether the author signed each."""
+    index = fetcher.referrers(digest)
+    entries = () if index is None else parse_index(index)
+    kinds = {media_type: kind for kind, media_type in MEDIA_TYPES.items()}
+    attached = [entry.descriptor for entry in entries if entry.descriptor.artifact_type in kinds]
+    for descriptor in attached[:SBOMS_LIMIT]:
+        count: list[int] = []
+
+        def check(descriptor: Descriptor = descriptor, count: list[int] = count) -> None:
+            manifest = parse_manifest(fetcher.manifest(descriptor.digest)[0])
+            if len(manifest.layers) != 1 or manifest.subject != digest:
+                raise MalformedError("sbom-unknown", "what is attached is no bill of materials of this image")
+            layer = manifest.layers[0]
+            count.append(parse_sbom(fetcher.blob(layer.digest, layer.size, SBOM_LIMIT)).packages)
+            if author is not None:
+                fetch_signature(fetcher, descriptor.digest, author)
+
+        outcome = _outcome(check)
+        if author is None and outcome == "passed":
+            outcome = "not-checked"
+        yield {
+            "digest": descriptor.digest,
+            "format": kinds[descriptor.artifact_type or ""],
+            "packages": count[0] if count else None,
+            "signature": outcome,
+        }
 
 
 def _outcome(check: Callable[[], object]) -> str:

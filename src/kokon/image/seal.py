@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from kokon.image.manifest import ImageConfig
     from kokon.image.reference import Reference
     from kokon.image.registry import Registry
+    from kokon.image.sbom.document import Sbom
     from kokon.image.source import Source
 
 DAYS_LIMIT = 3660
@@ -49,7 +50,7 @@ _RUN_DROPPED = ("Labels", "Hostname", "Domainname", "Image", "OnBuild", "AttachS
 class Claims:
     """What the author says beyond the image itself. `author` is a name for people; `env` names variables that may
     vary, `args_may_vary` lets a launch give arguments of its own; `secrets` names those that the application expects;
-    `reference` holds accepted launch measurements; `version` is the image's, or ""."""
+    `reference` holds accepted launch measurements; `version` is the image's, or ""; `sbom` is attached and signed."""
 
     created: datetime
     not_after: datetime
@@ -60,6 +61,7 @@ class Claims:
     guest: GuestReference | None = None
     reference: tuple[ReferenceEntry, ...] = field(default=())
     version: str = ""
+    sbom: Sbom | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,9 @@ def seal(
     envelope = sign_envelope(encode_statement(statement), author_key)
     data = json.dumps(envelope.as_dict(), separators=(",", ":")).encode()
     referrer = registry.attach(repository, image, IN_TOTO_TYPE, data, ENVELOPE_TYPE)
+    if claims.sbom is not None:
+        bill = registry.attach(repository, image, claims.sbom.media_type, claims.sbom.data, claims.sbom.media_type)
+        push_signature(registry, repository, bill, name, author_key)
     registry.put_manifest(repository, destination.tag or "latest", manifest)
     return Sealed(destination.with_digest(image.digest), statement, envelope, referrer)
 

@@ -13,7 +13,7 @@ COMMANDS = (
     "measure sgx", "measure snp", "measure tdx", "sigstruct assemble", "sigstruct make", "sigstruct show",
     "policy list", "policy rm", "policy set", "policy show", "project add", "project list", "project rm",
     "provision backup", "provision init", "provision recover", "provision restore", "provision rotate",
-    "provision serve", "provision status", "ps", "reference list", "reference rm", "reference set", "rm", "run", "scan", "seal",
+    "provision serve", "provision status", "ps", "reference list", "reference rm", "reference set", "rm", "run", "sbom", "scan", "seal",
     "secret derive", "secret generate", "secret list", "secret put", "secret rm", "secret rotate", "stop",
     "token list", "token new", "token rm", "trust author",
     "trust list", "trust owner", "trust simulated", "verify", "workload add", "workload allow",
