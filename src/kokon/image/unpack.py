@@ -19,7 +19,7 @@ from kokon.image.fetch import disk_error
 from kokon.image.tarstream import DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK, Entry, read_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
     from typing import Self
 
@@ -30,9 +30,11 @@ _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
 _LINKS_LIMIT = 40
 _DEPTH_LIMIT = 200
-_STEPS_LIMIT = 1000
+STEPS_LIMIT = 1000
 """Components looked up for one entry, those of links on the way included."""
 _CACHE = 64
+_XATTR_NAME, _XATTR_VALUE = 255, 1 << 16
+"""The longest name and the largest value in bytes (Linux: include/uapi/linux/limits.h)."""
 _UNPLACEABLE = frozenset(
     (
         errno.ENAMETOOLONG,
@@ -121,12 +123,8 @@ class Unpacker:
         if not parts and entry.kind == DIRECTORY:
             self._finish(self._root, entry)
             return
-        if not parts or any(part.startswith(_WHITEOUT) for part in parts[:-1]):
-            raise MalformedError(
-                "layer-entry-unsafe",
-                "a layer has an entry in the root's place or below a whiteout",
-                found=_show(entry.name),
-            )
+        if not parts:
+            raise MalformedError("layer-entry-unsafe", "a layer has an entry in the root's place", found=entry.kind)
         if parts[-1].startswith(_WHITEOUT):
             self._whiteout(parts)
             return
@@ -191,12 +189,8 @@ class Unpacker:
         """Owner, extended attributes, then mode: changing the owner clears set-user-id bits."""
         if self._owner:
             os.fchown(file, entry.uid, entry.gid)
-        for name, value in entry.xattrs.items():
-            if b"\0" in name:
-                raise MalformedError("layer-entry-unsafe", "a layer has a bad extended attribute", found=_show(name))
-            # user.overlay.* are marks of overlay file systems (kernel: overlayfs.rst, "User xattr") that hide files
-            if name == b"security.capability" or (name.startswith(b"user.") and not name.startswith(b"user.overlay.")):
-                os.setxattr(file, name, value)
+        for name, value in kept_xattrs(entry).items():
+            os.setxattr(file, name, value)
         os.fchmod(file, entry.mode)
 
     def _finish_special(self, entry: Entry, parent: int, name: bytes) -> None:
@@ -318,10 +312,12 @@ class Unpacker:
 def split_name(name: bytes) -> list[bytes]:
     """The components of an entry's name, relative to the root, without empty ones and `.`.
 
-    Raises `MalformedError` (`layer-entry-unsafe`) for `..`, NUL, and what is too long or too deep.
+    Raises `MalformedError` (`layer-entry-unsafe`) for `..`, NUL, what is too long or too deep, and what lies below a
+    whiteout: such a directory could not be hidden by a layer of its own.
     """
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
-    if b".." in parts or b"\0" in name or len(name) > 4095 or len(parts) > _DEPTH_LIMIT:
+    whiteout = any(part.startswith(_WHITEOUT) for part in parts[:-1])
+    if whiteout or b".." in parts or b"\0" in name or len(name) > 4095 or len(parts) > _DEPTH_LIMIT:
         raise MalformedError(
             "layer-entry-unsafe",
             "a layer has an entry with an unsafe name",
@@ -329,6 +325,22 @@ def split_name(name: bytes) -> list[bytes]:
             found=_show(name),
         )
     return parts
+
+
+def kept_xattrs(entry: Entry) -> Mapping[bytes, bytes]:
+    """The extended attributes that an unpacked entry has: capabilities, and `user.*` without `user.overlay.*`, which
+    are marks of overlay file systems that hide files (kernel: overlayfs.rst, "User xattr").
+
+    Raises `MalformedError` (`layer-entry-unsafe`) for a name that no system takes.
+    """
+    for name, value in entry.xattrs.items():
+        if b"\0" in name or len(name) > _XATTR_NAME or len(value) > _XATTR_VALUE:
+            raise MalformedError("layer-entry-unsafe", "a layer has a bad extended attribute", found=_show(name))
+    return {
+        name: value
+        for name, value in entry.xattrs.items()
+        if name == b"security.capability" or (name.startswith(b"user.") and not name.startswith(b"user.overlay."))
+    }
 
 
 def _walk(root: int, parts: list[bytes], create: Callable[[], None] | None = None) -> tuple[int, tuple[bytes, ...]]:
@@ -349,7 +361,7 @@ def _walk(root: int, parts: list[bytes], create: Callable[[], None] | None = Non
                 continue
             target = _step(stack, part, create)
             links += target is not None
-            if links > _LINKS_LIMIT or steps > _STEPS_LIMIT or len(stack) > _DEPTH_LIMIT + 1:
+            if links > _LINKS_LIMIT or steps > STEPS_LIMIT or len(stack) > _DEPTH_LIMIT + 1:
                 raise MalformedError(
                     "layer-entry-unsafe", "a layer has symbolic links in circles or too deep", found=_show(part)
                 )

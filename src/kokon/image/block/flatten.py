@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from kokon.errors import MalformedError
 from kokon.image.tarstream import DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK, Entry, read_entries
-from kokon.image.unpack import Limits, split_name
+from kokon.image.unpack import STEPS_LIMIT, Limits, kept_xattrs, split_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import BinaryIO
 
 _WHITEOUT = b".wh."
@@ -23,8 +23,6 @@ _LINKS_LIMIT = 40
 _DEPTH_LIMIT = 200
 _NAME_LIMIT = 255
 _TARGET_LIMIT = 4032
-_KEPT_XATTR = b"user."
-_CAPABILITY = b"security.capability"
 
 
 @dataclass(slots=True, eq=False)
@@ -64,10 +62,13 @@ class Flattener:
         """Apply one layer: the chunks of an uncompressed archive, read to their end."""
         self._made.clear()
         for entry, content in read_entries(self._count(chunks), self._limits.total):
-            self._entries += 1
-            if self._entries > self._limits.entries:
-                raise MalformedError("layer-too-large", "too many entries", expected=f"<= {self._limits.entries}")
+            self._count_entry()
             self._apply(entry, content)
+
+    def _count_entry(self) -> None:
+        self._entries += 1
+        if self._entries > self._limits.entries:
+            raise MalformedError("layer-too-large", "too many entries", expected=f"<= {self._limits.entries}")
 
     def _count(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
@@ -81,15 +82,16 @@ class Flattener:
     def _apply(self, entry: Entry, content: Iterator[memoryview]) -> None:
         parts = split_name(entry.name)
         if not parts:
-            if entry.kind == DIRECTORY:
-                _attributes(self.root, entry)
+            if entry.kind != DIRECTORY:
+                raise _unsafe("a layer has an entry in the root's place", entry.name)
+            _attributes(self.root, entry)
             return
         if any(len(part) > _NAME_LIMIT for part in parts):
             raise _unsafe("a layer has an entry whose name is too long", entry.name)
         if parts[-1].startswith(_WHITEOUT):
             self._whiteout(parts)
             return
-        parent = _walk(self.root, parts[:-1], create=True)
+        parent = _walk(self.root, parts[:-1], self._count_entry)
         if parent is None:
             raise _unsafe("a layer has an entry that cannot be placed", entry.name)
         name = parts[-1]
@@ -121,7 +123,7 @@ class Flattener:
 
     def _linked(self, entry: Entry) -> Node:
         parts = split_name(entry.link)
-        directory = _walk(self.root, parts[:-1], create=False) if parts else None
+        directory = _walk(self.root, parts[:-1]) if parts else None
         node = None if directory is None else directory.children.get(parts[-1])
         if node is None or node.kind not in (FILE, SYMLINK):
             raise MalformedError(
@@ -137,7 +139,7 @@ class Flattener:
         hidden = name[len(_WHITEOUT) :]
         if hidden in (b"", b".", b".."):
             raise _unsafe("a layer has a bad whiteout", name)
-        parent = _walk(self.root, parts[:-1], create=False)
+        parent = _walk(self.root, parts[:-1])
         if parent is None:
             return
         if name == _OPAQUE:
@@ -163,15 +165,16 @@ class Flattener:
 
 def _attributes(node: Node, entry: Entry) -> None:
     node.mode, node.uid, node.gid, node.mtime = entry.mode, entry.uid, entry.gid, entry.mtime
-    kept = {name: value for name, value in entry.xattrs.items() if name == _CAPABILITY or name.startswith(_KEPT_XATTR)}
-    node.xattrs = kept if entry.kind in (FILE, DIRECTORY) else {}
+    node.xattrs = kept_xattrs(entry) if entry.kind in (FILE, DIRECTORY) else {}
 
 
-def _walk(root: Node, parts: list[bytes], *, create: bool) -> Node | None:
-    """The directory `parts` as chroot(root) would find it; None if there is none and it is not to be made."""
-    stack, todo, links = [root], list(reversed(parts)), 0
+def _walk(root: Node, parts: list[bytes], create: Callable[[], None] | None = None) -> Node | None:
+    """The directory `parts` as chroot(root) would find it; None if there is none and it is not to be made: `create` is
+    told of each that is."""
+    stack, todo, links, steps = [root], list(reversed(parts)), 0, 0
     while todo:
         part = todo.pop()
+        steps += 1
         if part in (b"", b"."):
             continue
         if part == b"..":
@@ -179,8 +182,9 @@ def _walk(root: Node, parts: list[bytes], *, create: bool) -> Node | None:
             continue
         node = stack[-1].children.get(part)
         if node is None:
-            if not create:
+            if create is None:
                 return None
+            create()
             node = stack[-1].children[part] = Node(DIRECTORY)
         if node.kind == SYMLINK:
             links += 1
@@ -191,7 +195,7 @@ def _walk(root: Node, parts: list[bytes], *, create: bool) -> Node | None:
             stack.append(node)
         else:
             raise _unsafe("a layer has an entry below something that is no directory", part)
-        if links > _LINKS_LIMIT or len(stack) > _DEPTH_LIMIT + 1:
+        if links > _LINKS_LIMIT or steps > STEPS_LIMIT or len(stack) > _DEPTH_LIMIT + 1:
             raise _unsafe("a layer has symbolic links in circles or too deep", part)
     return stack[-1]
 
