@@ -41,6 +41,7 @@ class Command:
 GROUPS = {
     "block": "Images as one encrypted, verified file system.",
     "recipients": "Who can open an encrypted image.",
+    "keyprovider": "Layer keys for skopeo, buildah and containerd.",
     "evidence": "What hardware signed: reports, quotes, documents.",
     "secret": "Secrets that the provisioning server keeps for enclaves.",
     "workload": "Which enclaves the provisioning server gives secrets to.",
@@ -64,6 +65,8 @@ COMMANDS = (
     Command("recipients list", "kokon.cli.recipients:list_recipients", "List who can open an encrypted image."),
     Command("recipients add", "kokon.cli.recipients:add", "Let somebody else open an encrypted image."),
     Command("recipients remove", "kokon.cli.recipients:remove", "Take recipients out of an encrypted image."),
+    Command("keyprovider command", "kokon.cli.keyprovider:command", "Wrap or unwrap one layer key for another tool."),
+    Command("keyprovider serve", "kokon.cli.keyprovider:serve", "Wrap layer keys for other tools, over gRPC."),
     Command("copy", "kokon.cli.copy:copy", "Copy an image from anywhere to anywhere, whole or not at all."),
     Command("scan", "kokon.cli.scan:scan", "Look for secrets in an image."),
     Command("sbom", "kokon.cli.sbom:sbom", "List the packages that an image is made of."),

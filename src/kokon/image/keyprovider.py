@@ -61,18 +61,18 @@ def parse_packet(data: bytes) -> Packet:
     return packet
 
 
-def wrap(kek: bytes, kid: str, options: bytes, entropy: Callable[[int], bytes]) -> bytes:
-    """A packet v2 around the private options; `entropy(n)` gives n random bytes (os.urandom).
+def wrap(kek: bytes, kid: str, options: bytes, entropy: Callable[[int], bytes], *, version: int = 2) -> bytes:
+    """A packet v1 or v2 around the private options; `entropy(n)` gives n random bytes (os.urandom).
 
-    Raises `MalformedError` (`size-mismatch`, `kid-malformed`).
+    Raises `MalformedError` (`size-mismatch`, `kid-malformed`, `packet-unsupported`).
     """
+    if version not in (1, 2):
+        raise MalformedError("packet-unsupported", "no such version of key packets", expected="1 or 2", found=version)
     check_size(kek, KEK_SIZE, "key encryption key")
     iv = entropy(IV_SIZE)
+    newer = {"version": "0.1.0", "provider": "kbs", "provider_settings": {}, "annotations": {}}
     packet = {
-        "version": "0.1.0",
-        "provider": "kbs",
-        "provider_settings": {},
-        "annotations": {},
+        **(newer if version == 2 else {}),
         "kid": check_kid(kid),
         "wrapped_data": b64(AESGCM(kek).encrypt(iv, options, None)),
         "iv": b64(iv),

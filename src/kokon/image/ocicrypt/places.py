@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from kokon.image.ocicrypt.recipients import Recipient
 
 _IMAGES = "oci:DIR[:TAG] or docker://HOST/REPOSITORY[:TAG]"
-_RECIPIENTS = "jwe:FILE, jwe/RSA-OAEP:FILE, jwe/RSA-OAEP-256:FILE, or agent:FILE:kbs:///REPOSITORY/TYPE/TAG"
+_AGENT = "agent:FILE:kbs:///REPOSITORY/TYPE/TAG"
+_RECIPIENTS = f"jwe:FILE, jwe/RSA-OAEP:FILE, jwe/RSA-OAEP-256:FILE, or {_AGENT}"
 
 
 @contextmanager
@@ -78,6 +79,8 @@ def read_recipient(text: str) -> Recipient:
 def read_opener(keys: Sequence[Path], agent: Sequence[str] = (), password: bytes | None = None) -> Opener:
     """Keys that open layers: private keys, and `agent:FILE:kbs:///...`. Raises as `read_recipient`."""
     given = tuple(read_recipient(text) for text in agent)
+    if not all(isinstance(one, AgentKey) for one in given):
+        raise UsageError("recipient-malformed", "not a key of the attestation agent", expected=_AGENT)
     return Opener(
         tuple(parse_private(_read(path), password) for path in keys),
         {one.kid: one.kek for one in given if isinstance(one, AgentKey)},
