@@ -35,6 +35,28 @@ def hexdigest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
+class _Spool:
+    """A layer on its way into a file: how much has come, and the digest of it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.running = hashlib.sha256()
+        self.total = 0
+
+    def take(self, data: memoryview) -> None:
+        self.running.update(data)
+        self._file.write(data)
+        self.total += len(data)
+
+    def restart(self) -> None:
+        if not self.total:
+            return
+        self._file.seek(0)
+        self._file.truncate()
+        self.running = hashlib.sha256()
+        self.total = 0
+
+
 class Fetcher:
     """Reads one repository. `resolve(host, port)` may name another address to connect to (the guest's gateway for the
     host's loopback); `Host` header and TLS name stay what the URL says. `timeout` in seconds is per socket operation.
@@ -131,50 +153,54 @@ class Fetcher:
             raise
 
     def _spool(self, digest: str, size: int, path: Path, progress: Progress | None) -> None:
-        for attempt in range(ATTEMPTS):
-            with path.open("wb") as file:
-                complete, total, actual = self._copy(digest, size, file, progress)
-            if complete:
-                break
-            if attempt == ATTEMPTS - 1:
-                raise UnreachableError(
-                    "registry-unreachable", "the registry broke off a layer", expected=size, found=total
-                )
-        if total != size or not hmac.compare_digest(actual, digest):
+        with path.open("wb") as file:
+            spool = _Spool(file)
+            for attempt in range(ATTEMPTS):
+                if self._copy(digest, size, spool, progress):
+                    break
+                if attempt == ATTEMPTS - 1:
+                    raise UnreachableError(
+                        "registry-unreachable", "the registry broke off a layer", expected=size, found=spool.total
+                    )
+        actual = "sha256:" + spool.running.hexdigest()
+        if spool.total != size or not hmac.compare_digest(actual, digest):
             raise UntrustedError(
                 "layer-digest-mismatch",
                 "a layer at the registry is not the one that was sealed",
                 expected=f"{digest}, {size} bytes",
-                found=f"{actual}, {total} bytes",
+                found=f"{actual}, {spool.total} bytes",
                 hint="the registry or the network changed it: push the image again, or use another registry",
             )
 
-    def _copy(self, digest: str, size: int, file: BinaryIO, progress: Progress | None) -> tuple[bool, int, str]:
-        """Whether the transfer was complete as HTTP sees it, the bytes that came, and their digest."""
-        response = self._get(f"blobs/{digest}", "*/*")
+    def _copy(self, digest: str, size: int, spool: _Spool, progress: Progress | None) -> bool:
+        """Go on with a layer where it was cut; whether the transfer was complete as HTTP sees it.
+
+        A registry that ignores Range (RFC 9110, 14.2) or begins elsewhere sends all of it again.
+        """
+        response = self._get(f"blobs/{digest}", "*/*", start=spool.total)
         if response is None:
             raise UnreachableError("image-not-found", "the registry lacks a layer of the image", expected=digest)
-        running = hashlib.sha256()
-        buffer = bytearray(CHUNK)
-        view = memoryview(buffer)
-        total = 0
-        while total <= size:
+        if response.status != 206:
+            spool.restart()
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {spool.total}-"):
+            spool.restart()
+            return self._broken(response)
+        view = memoryview(bytearray(CHUNK))
+        while spool.total <= size:
             try:
                 count = response.readinto(view)
             except (OSError, http.client.HTTPException):
-                return self._broken(response), total, ""
+                return self._broken(response)
             if not count:
                 break
-            running.update(view[:count])
-            file.write(view[:count])
-            total += count
+            spool.take(view[:count])
             if progress is not None:
-                progress(min(total, size), size)
-        if total < size and (response.length or 0) > 0:
-            return self._broken(response), total, ""
+                progress(min(spool.total, size), size)
+        if spool.total < size and (response.length or 0) > 0:
+            return self._broken(response)
         if not response.isclosed():
             self.close()
-        return True, total, "sha256:" + running.hexdigest()
+        return True
 
     def _broken(self, response: http.client.HTTPResponse) -> bool:
         response.close()
@@ -205,12 +231,12 @@ class Fetcher:
             raise UnreachableError("registry-error", "the registry's answer is too large", expected=f"<= {limit}")
         return data
 
-    def _get(self, path: str, accept: str) -> http.client.HTTPResponse | None:
-        """An open answer with status 200; None for 404."""
+    def _get(self, path: str, accept: str, start: int = 0) -> http.client.HTTPResponse | None:
+        """An open answer with status 200, or 206 if it is to begin at byte `start`; None for 404."""
         url = f"{self._base}/v2/{self._repository}/{path}"
         for _ in range(REDIRECTS + 1):
-            response = self._request(url, accept)
-            if response.status == 200:
+            response = self._request(url, accept, start)
+            if response.status == 200 or (start and response.status == 206):
                 return response
             location = response.headers.get("Location", "")
             self._broken(response)
@@ -220,10 +246,12 @@ class Fetcher:
             url = _redirect(url, location)
         raise UnreachableError("registry-error", "the registry redirects in circles", found=urlsplit(url).hostname)
 
-    def _request(self, url: str, accept: str) -> http.client.HTTPResponse:
+    def _request(self, url: str, accept: str, start: int = 0) -> http.client.HTTPResponse:
         parts = urlsplit(url)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
         headers = {"Accept": accept, "Accept-Encoding": "identity", "User-Agent": "kokon"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
         for attempt in range(2):
             connection = self._connection(parts.scheme, parts.netloc)
             fresh = connection.sock is None
