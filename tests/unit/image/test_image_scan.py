@@ -330,3 +330,11 @@ def test_debians_python_has_no_findings() -> None:
 def test_gzip_is_only_a_wrapping(tmp_path: Path) -> None:
     """A key in a compressed file inside of a layer is not looked for: said here so that nobody believes otherwise."""
     assert found("app/key.pem.gz", gzip.compress(pem(PrivateFormat.PKCS8))) == []
+
+
+def test_the_public_keys_of_a_librarys_self_tests_are_known() -> None:
+    data = b"\x7fELF\0" + pem(PrivateFormat.PKCS8)
+    assert found("usr/lib/x86_64-linux-gnu/libgnutls.so.30.34.3", data) == []
+    assert [finding.rule for finding in found("app/libgnutls.so.30", data)] == ["private-key"]
+    token = b"glpat-" + noise(WORD, 20).encode()
+    assert [finding.rule for finding in found("usr/lib/libgnutls.so.30", data + token)] == ["gitlab-token"]

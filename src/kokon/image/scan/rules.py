@@ -44,9 +44,12 @@ class Rule:
 
     def matches(self, window: bytes) -> Iterator[re.Match[bytes]]:
         """The matches in `window`, which may be a file or a part of one."""
+        if self.at_start and not self.pattern.match(window):
+            return
         if self.literals and not any(literal in window for literal in self.literals):
             return
-        for match in self.pattern.finditer(window):
+        found = self.pattern.finditer(window) if not self.at_start else filter(None, [self.pattern.match(window)])
+        for match in found:
             if self.check is None or self.check(match):
                 yield match
 
@@ -180,7 +183,7 @@ RULES: tuple[Rule, ...] = (
     ),
     _plain(
         "azure-sas",
-        "&sig= ?sig=",
+        "sig=",
         rb"[?&]sig=([A-Za-z0-9%]{40,80}%3[dD])",
         lambda match: _varied(match) and b"sv=" in _around(match),
     ),
@@ -196,7 +199,7 @@ RULES: tuple[Rule, ...] = (
     _plain("pypi-token", "pypi-AgE", rb"(pypi-AgE[A-Za-z0-9_-]{50,512})"),
     _plain(
         "slack-token",
-        "xoxb- xoxa- xoxp- xoxr- xoxs- xoxe- xapp-",
+        "xox xapp-",
         rb"(?<![A-Za-z0-9])(x(?:ox[bapres]|app)-[0-9][0-9A-Za-z-]{14,255})",
     ),
     _plain(
@@ -204,9 +207,9 @@ RULES: tuple[Rule, ...] = (
         "hooks.slack.com/services/",
         rb"hooks\.slack\.com/services/(T[A-Z0-9]{6,20}/B[A-Z0-9]{6,20}/[A-Za-z0-9]{20,64})",
     ),
-    _plain("stripe-key", "sk_live_ rk_live_", rb"(?<![A-Za-z0-9])([sr]k_live_[0-9a-zA-Z]{20,255})"),
+    _plain("stripe-key", "k_live_", rb"(?<![A-Za-z0-9])([sr]k_live_[0-9a-zA-Z]{20,255})"),
     _plain("vault-token", "hvs. hvb.", rb"(?<![A-Za-z0-9_.])(hv[sb]\.[A-Za-z0-9_-]{24,512})"),
-    _plain("docker-token", "dckr_pat_ dckr_oat_", rb"(dckr_[po]at_[A-Za-z0-9_-]{20,64})"),
+    _plain("docker-token", "dckr_", rb"(dckr_[po]at_[A-Za-z0-9_-]{20,64})"),
     _plain("api-token", "sk-ant- sk-proj-", rb"(?<![A-Za-z0-9])(sk-(?:ant|proj)-[A-Za-z0-9_-]{32,255})"),
     _plain("api-token", "dop_v1_", rb"(dop_v1_[0-9a-f]{64})"),
     _plain("api-token", "SG.", rb"(?<![A-Za-z0-9])(SG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43})(?![A-Za-z0-9_-])"),
