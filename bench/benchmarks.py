@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from bench.attestation import attestation
 from bench.cold_start import cold_start
+from bench.encryption import encryption
 from bench.evidence import evidence
 from bench.memory import memory
 from bench.provisioning import provisioning
@@ -17,6 +18,7 @@ BENCHMARKS: Mapping[str, Callable[[Setting], list[Row]]] = {
     "cold-start": cold_start,
     "memory": memory,
     "sealing": sealing,
+    "encryption": encryption,
     "attestation": attestation,
     "evidence": evidence,
     "provisioning": provisioning,

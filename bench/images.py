@@ -8,7 +8,7 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +45,24 @@ def busybox_image(target: Path) -> Path:
 
 def write_layout(target: Path, layer: Mapping[str, Any], diff_id: str, run: Mapping[str, Any]) -> None:
     """Configuration, manifest and index of an image of one layer, given its descriptor and diff_id (hex)."""
+    write_layers(target, [layer], [diff_id], run)
+
+
+def write_layers(
+    target: Path, layers: Sequence[Mapping[str, Any]], diff_ids: Sequence[str], run: Mapping[str, Any]
+) -> None:
+    """The same for several layers, the lowest first."""
     config = {
         "architecture": "amd64",
         "os": "linux",
         "config": run,
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{diff_id}"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{diff_id}" for diff_id in diff_ids]},
     }
     manifest = {
         "schemaVersion": 2,
         "mediaType": f"{_TYPE}.manifest.v1+json",
         "config": put_blob(target, json.dumps(config).encode(), f"{_TYPE}.config.v1+json"),
-        "layers": [layer],
+        "layers": list(layers),
     }
     entry = put_blob(target, json.dumps(manifest).encode(), f"{_TYPE}.manifest.v1+json")
     entry["annotations"] = {"org.opencontainers.image.ref.name": "1"}
