@@ -33,6 +33,7 @@ _DEPTH_LIMIT = 200
 STEPS_LIMIT = 1000
 """Components looked up for one entry, those of links on the way included."""
 _CACHE = 64
+_CAPABILITY = b"security.capability"
 _XATTR_NAME, _XATTR_VALUE = 255, 1 << 16
 """The longest name and the largest value in bytes (Linux: include/uapi/linux/limits.h)."""
 _UNPLACEABLE = frozenset(
@@ -331,16 +332,24 @@ def kept_xattrs(entry: Entry) -> Mapping[bytes, bytes]:
     """The extended attributes that an unpacked entry has: capabilities, and `user.*` without `user.overlay.*`, which
     are marks of overlay file systems that hide files (kernel: overlayfs.rst, "User xattr").
 
-    Raises `MalformedError` (`layer-entry-unsafe`) for a name that no system takes.
+    Raises `MalformedError` (`layer-entry-unsafe`) for names and values that no system takes.
     """
     for name, value in entry.xattrs.items():
-        if b"\0" in name or len(name) > _XATTR_NAME or len(value) > _XATTR_VALUE:
+        sound = name != _CAPABILITY or _is_capability(value)
+        if not sound or b"\0" in name or len(name) > _XATTR_NAME or len(value) > _XATTR_VALUE:
             raise MalformedError("layer-entry-unsafe", "a layer has a bad extended attribute", found=_show(name))
     return {
         name: value
         for name, value in entry.xattrs.items()
-        if name == b"security.capability" or (name.startswith(b"user.") and not name.startswith(b"user.overlay."))
+        if name == _CAPABILITY or (name.startswith(b"user.") and not name.startswith(b"user.overlay."))
     }
+
+
+def _is_capability(value: bytes) -> bool:
+    """Whether Linux takes it (struct vfs_ns_cap_data, uapi/linux/capability.h): revision 2, or 3 with a user."""
+    return (value[3:4] == b"\2" and len(value) == 20) or (
+        value[3:4] == b"\3" and len(value) == 24 and value[20:] != b"\xff" * 4
+    )
 
 
 def _walk(root: int, parts: list[bytes], create: Callable[[], None] | None = None) -> tuple[int, tuple[bytes, ...]]:

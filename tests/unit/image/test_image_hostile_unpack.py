@@ -5,6 +5,7 @@ More of the same is in test_image_unpack.py; what the archive's bytes alone can 
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import stat
@@ -58,9 +59,38 @@ def test_extended_attributes_that_no_system_takes(root: Path, name: bytes, value
     assert code_of(lambda: unpack(root, layer)) == "layer-entry-unsafe"
 
 
-def test_a_capability_that_is_none(root: Path) -> None:
-    layer = pax((b"SCHILY.xattr.security.capability", b"\xff" * 20)) + raw_member(b"a", b"x") + END
-    assert code_of(lambda: unpack(root, layer)) == "layer-entry-unsafe"
+RIGHTS = b"\0\4\0\0" + bytes(12)
+
+
+@pytest.mark.parametrize(
+    ("value", "good"),
+    [
+        (b"\1\0\0\2" + RIGHTS, True),
+        (b"\1\0\0\3" + RIGHTS + b"\1\0\0\0", True),
+        (b"\1\0\0\3" + RIGHTS + b"\xff" * 4, False),
+        (b"\1\0\0\3" + RIGHTS, False),
+        (b"\1\0\0\2" + RIGHTS + bytes(4), False),
+        (b"\1\0\0\1" + RIGHTS[:8], False),
+        (b"\xff" * 20, False),
+    ],
+)
+def test_capabilities_are_judged_as_the_system_does(root: Path, value: bytes, good: bool) -> None:
+    layer = pax((b"SCHILY.xattr.security.capability", value)) + raw_member(b"a", b"x") + END
+    if good:
+        unpack(root, layer)
+    else:
+        assert code_of(lambda: unpack(root, layer)) == "layer-entry-unsafe"
+    (root / "b").touch()
+    assert system_takes(root / "b", value) in (good, None)
+
+
+def system_takes(path: Path, value: bytes) -> bool | None:
+    """None if this process may set no capabilities, or the file system has none."""
+    try:
+        os.setxattr(path, "security.capability", value)
+    except OSError as error:
+        return None if error.errno in (errno.EPERM, errno.EOPNOTSUPP) else False
+    return True
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ The model keeps whole paths in a dict. As OCI image-spec layer.md says, whiteout
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import tempfile
@@ -19,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kokon.errors import MalformedError
+from kokon.image.block.flatten import Flattener, Node
 from kokon.image.unpack import Unpacker
 from support.hostile import END, pax, raw_member
 
@@ -322,6 +324,8 @@ def unpacked(layers: list[bytes]) -> dict[Place, bytes | None] | None:
 def _content(path: Path) -> bytes | None:
     if path.is_symlink():
         return b"->" + os.fsencode(path.readlink())
+    if path.is_fifo():
+        return b"|"
     return None if path.is_dir() else path.read_bytes()
 
 
@@ -343,6 +347,41 @@ def test_where_whiteouts_stand_in_a_layer_makes_no_difference(layers: list[list[
     found = unpacked([archive_of(layer) for layer in good])
     if found is not None:
         assert found == expected(good)
+
+
+def flattened(layers: list[bytes]) -> dict[Place, bytes | None] | None:
+    """The tree that a block image gets."""
+    spool = io.BytesIO()
+    flattener = Flattener(spool)
+    try:
+        for layer in layers:
+            flattener.layer([layer])
+    except MalformedError:
+        return None
+    found: dict[Place, bytes | None] = {}
+    todo: list[tuple[Place, Node]] = [((), flattener.root)]
+    while todo:
+        place, node = todo.pop()
+        content = spool.getvalue()[node.offset : node.offset + node.size]
+        found[place] = {"file": content, "symlink": b"->" + node.target, "fifo": b"|"}.get(node.kind)
+        todo.extend(((*place, name), child) for name, child in node.children.items())
+    del found[()]
+    return found
+
+
+@settings(max_examples=200, deadline=None)
+@given(LAYERS)
+def test_a_block_image_has_the_same_tree(layers: list[list[Step]]) -> None:
+    good = possible(layers)
+    assert flattened([archive_of(whiteouts_first(layer)) for layer in good]) == expected(good)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(MEMBERS, max_size=5), min_size=1, max_size=3))
+def test_a_block_image_is_refused_where_unpacking_is(layers: list[list[bytes]]) -> None:
+    """What the author published as blocks could not be checked by unpacking otherwise, or the reverse."""
+    archives = [b"".join(members) + END for members in layers]
+    assert flattened(archives) == unpacked(archives)
 
 
 @pytest.mark.parametrize(
