@@ -162,7 +162,8 @@ def without_secrets(
             client.put(paths[one.place], one.value)
     for one in moved:
         path = paths[one.place]
-        note(f"moved {one.place}; to put it back: kokon admit --secret {path.rpartition('/')[2]},{one.option}")
+        use = f"{path.rpartition('/')[2]},{one.option},resource=kbs:///{path}"
+        note(f"moved {one.place}; to put it back: kokon admit --secret {use}")
     names = (path.rpartition("/")[2] for path in paths.values())
     return source, replace(claims, secrets=tuple(dict.fromkeys((*claims.secrets, *names))))
 

@@ -14,12 +14,14 @@ import pytest
 from kokon.cli import seal as seal_command
 from kokon.cli.access import Access
 from kokon.cli.main import main
+from kokon.demo.services import start_provisioning
 from kokon.errors import DeniedError, KokonError, UsageError
 from kokon.image.scan.move import parse_moves, take_out
 from kokon.image.scan.scan import plain_layer
 from kokon.image.source import open_source
 from kokon.jose.jwe import public_jwk
 from support.images import make_tar, member, write_layout
+from support.registry import LocalRegistry
 from support.sealed import CLAIMS, OWNER
 
 KEY = b"glpat-" + b"aB3dE5gH7jK9mN1pQ4sT"
@@ -116,7 +118,7 @@ def test_moves_say_place_and_target(texts: list[str]) -> None:
 
 
 class Recorder:
-    """Stands for the connection to the server in these tests; tests/e2e use the real one."""
+    """Keeps what would be sent; `test_moving_with_a_real_server` sends it."""
 
     def __init__(self) -> None:
         self.put_calls: list[tuple[str, bytes]] = []
@@ -142,7 +144,7 @@ def test_sealing_moves_and_names_secrets(
         _, claims = seal_command.without_secrets(source, moves, frozenset(), CLAIMS, Access())
     assert recorder.put_calls == [("clinic/secret/db-password", b"swordfish"), ("clinic/file/token", KEY)]
     assert claims.secrets == ("db-password", "token")
-    assert "--secret db-password,env=DB_PASSWORD" in capsys.readouterr().err
+    assert "--secret db-password,env=DB_PASSWORD,resource=kbs:///clinic/secret/db-password" in capsys.readouterr().err
 
 
 def test_nothing_is_moved_if_secrets_are_left(leaky: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,3 +174,34 @@ def test_seal_refuses_and_pushes_nothing(leaky: str, tmp_path: Path, capsys: pyt
     error = json.loads(capsys.readouterr().err)["error"]
     assert error["code"] == "image-has-secrets"
     assert "/app/token:1 (layer 1)" in error["found"]
+
+
+def test_moving_with_a_real_server(
+    leaky: str,
+    tmp_path: Path,
+    server: LocalRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("KOKON_HOME", str(home))
+    provisioning, ready = start_provisioning(home, "00" * 32)
+    try:
+        key = tmp_path / "author.key"
+        assert main(["keygen", str(key)]) == 0
+        words = ["seal", leaky, f"{server.host}/moved:1", "--key", str(key), "--owner", ready["owner_key"], "--json"]
+        words += ["--guest", str(write_guest(tmp_path / "guest"))]
+        moves = ["--move-secret", "DB_PASSWORD=clinic/db-password", "--move-secret", "/app/token=clinic/token"]
+        capsys.readouterr()
+        assert main([*words, *moves]) == 0
+        capsys.readouterr()
+        assert main(["secret", "list", "--json"]) == 0
+        listed = {one["path"] for one in json.loads(capsys.readouterr().out)["secrets"]}
+        assert {"clinic/secret/db-password", "clinic/secret/token"} <= listed
+        assert main(["inspect", f"{server.host}/moved:1", "--author", f"{key}.pub", "--json"]) == 0
+        seen = json.loads(capsys.readouterr().out)
+        assert seen["config"]["environment"] == ["PATH"]
+        assert seen["statement"]["secrets"] == ["db-password", "token"]
+    finally:
+        provisioning.process.terminate()
+        provisioning.process.wait(20)
