@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -167,3 +168,26 @@ def test_zstd_layers_go_there_and_back(tmp_path: Path) -> None:
     change(f"oci:{tmp_path}/ours", f"oci:{tmp_path}/opened", Change(opener=Opener((P256,))))
     assert contents(f"oci:{tmp_path}/opened") == [LOWER, UPPER]
     assert b"".join(decompressed(compressed([LOWER], "zstd"), "zstd")) == LOWER
+
+
+def buildah(directory: Path, *words: object) -> None:
+    command = ["buildah", "--root", directory / "root", "--runroot", directory / "run", "--storage-driver", "vfs"]
+    run(*command, *words)
+
+
+def test_buildah_opens_what_we_encrypt_and_the_other_way_round(tmp_path: Path) -> None:
+    """Through its storage: it unpacks the layers, so contents are compared by their diff_ids."""
+    if shutil.which("buildah") is None:
+        pytest.skip("SKIPPED LOUDLY: no buildah here; it is not tried with encrypted images")
+    keys = write_keys(tmp_path)
+    source = source_of(tmp_path, GZIP)
+    change(source, f"oci:{tmp_path}/ours", Change(to=(jwe_key(P256.public_key()), jwe_key(RSA.public_key()))))
+    buildah(tmp_path, "pull", "--decryption-key", keys["P-256"][0], f"oci:{tmp_path}/ours:latest")
+    listed = ["buildah", "--root", tmp_path / "root", "--runroot", tmp_path / "run", "--storage-driver", "vfs"]
+    named = subprocess.run(
+        [str(word) for word in [*listed, "images", "-q", "--no-trunc"]], capture_output=True, check=True, text=True
+    )
+    image = named.stdout.strip()
+    buildah(tmp_path, "push", "--encryption-key", f"jwe:{keys['RSA'][1]}", image, f"oci:{tmp_path}/theirs:1")
+    change(f"oci:{tmp_path}/theirs:1", f"oci:{tmp_path}/opened", Change(opener=Opener((RSA,))))
+    assert contents(f"oci:{tmp_path}/opened") == [LOWER, UPPER]
