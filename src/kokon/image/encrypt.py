@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import json
 import os
-import zlib
 from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -23,13 +22,12 @@ from kokon.image.layer import (
     checked_chunks,
     gunzip_chunks,
 )
+from kokon.image.ocicrypt.compress import compressed
 from kokon.jose.jwe import encrypt_to
 from kokon.wire import b64
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-
-GZIP_LEVEL = 1
 
 
 class LayerEncryptor:
@@ -77,11 +75,7 @@ def gzip_layer(chunks: Iterable[bytes], diff_id: str, *, is_gzip: bool) -> Itera
     if is_gzip:
         yield from _checked_gzip(chunks, diff_id)
         return
-    deflate = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31)
-    for chunk in checked_chunks(chunks, diff_id):
-        if packed := deflate.compress(chunk):
-            yield packed
-    yield deflate.flush()
+    yield from compressed(checked_chunks(chunks, diff_id), "gzip")
 
 
 def _checked_gzip(chunks: Iterable[bytes], diff_id: str) -> Iterator[bytes]:
