@@ -211,8 +211,11 @@ def _stored(work: _Work, layer: Descriptor, diff_id: str | None, *, single: bool
     if kind.encrypted and change.opener is not None:
         private, _ = opened(layer.annotations, change.opener)
         chunks = decrypted(chunks, layer_options(layer_oci(layer)), private)
+    same = not kind.encrypted and change.compression in (None, kind.compression)
+    if same and diff_id == layer.digest:
+        diff_id = None  # the store checks that digest already
     chunks = recompressed(chunks, kind.compression, change.compression, diff_id)
-    cipher = LayerCipher() if change.to else None
+    cipher = LayerCipher(layer.digest if same else None) if change.to else None
     if single:
         chunks = ahead(chunks)
     if cipher is not None:

@@ -30,26 +30,31 @@ DEPTH = 4
 
 
 class LayerCipher:
-    """Encrypts one layer under a fresh key: iterate `chunks` once, then ask for `private` and `public`."""
+    """Encrypts one layer under a fresh key: iterate `chunks` once, then ask for `private` and `public`.
 
-    def __init__(self) -> None:
+    `digest` is the plaintext's, if the caller checks it anyway; else it is computed here.
+    """
+
+    def __init__(self, digest: str | None = None) -> None:
+        self._digest = digest
         self._symkey = os.urandom(KEY_SIZE)
         self._nonce = os.urandom(NONCE_SIZE)
         self._code = hmac.new(self._symkey, digestmod="sha256")
         self._plain = hashlib.sha256()
 
     def chunks(self, plaintext: Iterable[bytes]) -> Iterator[bytes]:
-        """The ciphertext of `plaintext`. Its digest is computed on the side where `plaintext` is read."""
+        """The ciphertext of `plaintext`."""
         encryptor = Cipher(algorithms.AES256(self._symkey), modes.CTR(self._nonce)).encryptor()
         for chunk in plaintext:
-            self._plain.update(chunk)
+            if self._digest is None:
+                self._plain.update(chunk)
             sealed = encryptor.update(chunk)
             self._code.update(sealed)
             yield sealed
 
     def private(self) -> bytes:
         """The private options, to be wrapped for the recipients."""
-        return encode_private(self._symkey, self._nonce, "sha256:" + self._plain.hexdigest())
+        return encode_private(self._symkey, self._nonce, self._digest or "sha256:" + self._plain.hexdigest())
 
     def public(self) -> str:
         """The value of the annotation `pubopts`."""
