@@ -299,3 +299,19 @@ def test_the_commands_with_a_registry(
     assert main(["decrypt", image, f"oci:{tmp_path}/back:1", "--key", str(bert)]) == 0
     assert [one.digest for one in layers(f"oci:{tmp_path}/back:1")] == [one.digest for one in layers(plain)]
     assert main(["recipients", "remove", image]) == 2
+
+
+def test_swapped_layers_without_compression(tmp_path: Path) -> None:
+    write_layout(tmp_path / "bare", [LOWER, UPPER], compress=False)
+    ours = f"oci:{tmp_path}/ours"
+    change(f"oci:{tmp_path}/bare", ours, Change(to=(jwe_key(ANNA.public_key()),)))
+    with open_place(ours) as (place, pointer):
+        document = json.loads((place.store.manifest("", pointer) or (b"",))[0])
+        document["layers"].reverse()
+        place.store.put_manifest("", "swapped", json.dumps(document).encode())
+    opener = Change(opener=Opener((ANNA,)))
+    assert code_of(change, ours + ":swapped", f"oci:{tmp_path}/back", opener) == "layer-diff-id-mismatch"
+    change(ours + ":latest", f"oci:{tmp_path}/back", opener)
+    assert [one.digest for one in layers(f"oci:{tmp_path}/back")] == [
+        one.digest for one in layers(f"oci:{tmp_path}/bare")
+    ]

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from kokon.errors import MalformedError, UsageError
+from kokon.errors import MalformedError, UntrustedError, UsageError
 from kokon.image.layer import PUBLIC_ANNOTATION, layer_options
 from kokon.image.manifest import (
     CONFIG_LIMIT,
@@ -214,13 +214,21 @@ def _stored(work: _Work, layer: Descriptor, diff_id: str | None, *, single: bool
     same = not kind.encrypted and change.compression in (None, kind.compression)
     if same and diff_id == layer.digest:
         diff_id = None  # the store checks that digest already
-    chunks = recompressed(chunks, kind.compression, change.compression, diff_id)
+    bare = not change.to and "" == kind.compression == (change.compression or "")  # then storing it computes diff_id
+    chunks = recompressed(chunks, kind.compression, change.compression, None if bare else diff_id)
     cipher = LayerCipher(layer.digest if same else None) if change.to else None
     if single:
         chunks = ahead(chunks)
     if cipher is not None:
         chunks = cipher.chunks(chunks)
     digest, size = work.target.store.upload(work.target.repository, chunks)
+    if bare and diff_id not in (None, digest):
+        raise UntrustedError(
+            "layer-diff-id-mismatch",
+            "a layer's content is not what the image configuration says",
+            expected=diff_id,
+            found=digest,
+        )
     compression = kind.compression if change.compression is None else change.compression
     annotations = without_encryption(layer.annotations)
     if cipher is not None:
