@@ -41,7 +41,7 @@ def make(
         Print JSON.
     """
     from kokon.cli.output import kokon_home
-    from kokon.cli.seal import claims_of, registry_login, show
+    from kokon.cli.seal import claims_of, registry_login, show, source_login
     from kokon.image.block.keyfile import read_image_key
     from kokon.image.block.publish import seal_block
     from kokon.image.owner import read_owner
@@ -55,10 +55,9 @@ def make(
     secret = None if image_key is None else read_image_key(image_key)
     owner_key = read_owner(owner or str(kokon_home() / "provision" / "owner-key.jwk"), options.owner_certificate)
     claims = claims_of(options, datetime.now(UTC))
-    login = registry_login()
     with (
-        open_source(source, plain_http=options.plain_http, auth=login) as image,
-        Registry(reference.registry, auth=login) as registry,
+        open_source(source, plain_http=options.plain_http, auth=source_login(source, reference.host)) as image,
+        Registry(reference.registry, auth=registry_login()) as registry,
     ):
         show(seal_block(image, registry, reference, author_key, owner_key, claims, secret), json)
 

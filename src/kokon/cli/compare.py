@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kokon.image.compare import Opener
 
 
 def compare(
@@ -42,29 +46,38 @@ def compare(
         Print JSON.
     """
     from kokon.cli.output import emit
-    from kokon.cli.seal import registry_login
+    from kokon.cli.seal import registry_login, source_login
     from kokon.errors import UntrustedError
     from kokon.image.compare import compare as compare_images
-    from kokon.image.compare import kek_opener, read_kek, recipient_opener, signed_digest
+    from kokon.image.compare import signed_digest
     from kokon.image.ecdsa import public_pem
     from kokon.image.fetch import Fetcher
     from kokon.image.reference import parse_reference
     from kokon.image.registry import Registry
-    from kokon.image.sign import load_author, load_private_key
+    from kokon.image.sign import load_author
     from kokon.image.source import open_source
 
     reference = parse_reference(sealed, plain_http=plain_http)
     pem = public_pem(load_author(author))
-    opener = recipient_opener(load_private_key(key)) if key else kek_opener(read_kek(kek)) if kek else None
+    opener = _opener(key, kek)
     with Fetcher(reference.registry, reference.repository) as fetcher:
         digest = signed_digest(fetcher, reference.pointer, pem, datetime.now(UTC))
-    login = registry_login()
     with (
-        open_source(source, plain_http=plain_http, auth=login) as image,
-        Registry(reference.registry, auth=login) as registry,
+        open_source(source, plain_http=plain_http, auth=source_login(source, reference.host)) as image,
+        Registry(reference.registry, auth=registry_login()) as registry,
     ):
         result = compare_images(image, registry, reference.repository, digest, opener)
     how = "every layer was decrypted" if opener else "by the digests of the content that the author signed"
     text = f"the same content, {result.layers} layers: {how}" if result.same else f"DIFFERENT: {result.difference}"
     emit({"image": str(reference), **result.as_dict()}, f"{result.digest}\n{text}", json)
     return 0 if result.same else UntrustedError.exit_status
+
+
+def _opener(key: Path | None, kek: Path | None) -> Opener | None:
+    """What opens the layers' keys, if anything was given that does."""
+    from kokon.image.compare import kek_opener, read_kek, recipient_opener
+    from kokon.image.sign import load_private_key
+
+    if key is not None:
+        return recipient_opener(load_private_key(key))
+    return None if kek is None else kek_opener(read_kek(kek))

@@ -107,13 +107,15 @@ def decrypt(
 def apply(source: str, destination: str, change: Change, what: str, *, plain_http: bool, json: bool) -> None:
     """Change an image and print what came of it."""
     from kokon.cli.output import emit, progress
-    from kokon.cli.signing import login
+    from kokon.cli.seal import registry_login, source_login
     from kokon.image.ocicrypt.images import change_image
     from kokon.image.ocicrypt.places import open_place
+    from kokon.image.reference import parse_reference
 
+    host = parse_reference(destination).host if destination.startswith("docker://") else ""
     with (
-        open_place(source, plain_http=plain_http, auth=login()) as (here, pointer),
-        open_place(destination, create=True, plain_http=plain_http, auth=login()) as (there, tag),
+        open_place(source, plain_http=plain_http, auth=source_login(source, host)) as (here, pointer),
+        open_place(destination, create=True, plain_http=plain_http, auth=registry_login()) as (there, tag),
         progress("layers") as update,
     ):
         made = change_image(here, pointer, there, tag, change, update)

@@ -101,12 +101,12 @@ def list_recipients(image: str, *, plain_http: bool = False, json: bool = False)
         Print JSON.
     """
     from kokon.cli.output import emit
-    from kokon.cli.signing import login
+    from kokon.cli.seal import registry_login
     from kokon.image.ocicrypt.images import layers_of
     from kokon.image.ocicrypt.places import open_place
     from kokon.image.ocicrypt.recipients import holders
 
-    with open_place(image, plain_http=plain_http, auth=login()) as (place, pointer):
+    with open_place(image, plain_http=plain_http, auth=registry_login()) as (place, pointer):
         layers = [(layer, holders(layer.annotations)) for layer in layers_of(place, pointer)]
     lines, data = [], []
     for layer, known in layers:

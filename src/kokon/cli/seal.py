@@ -93,7 +93,7 @@ def seal(
     environment, user, ports) stays readable in the registry. An image that holds secrets is refused: allow each by
     name, or have it moved to the provisioning server.
 
-    A registry that wants a login gets it from $KOKON_REGISTRY_AUTH (USER:PASSWORD).
+    Logins are those of `docker login` and `podman login`, or $KOKON_REGISTRY_AUTH (USER:PASSWORD) for the destination.
 
     Example: kokon seal oci:clinic docker://127.0.0.1:5000/clinic:1 --key author.key --owner owner-key.jwk
 
@@ -126,10 +126,9 @@ def seal(
     owner_key = read_owner(owner or str(kokon_home() / "provision" / "owner-key.jwk"), options.owner_certificate)
     allowed, moves = parse_allowed(options.allow_secret), parse_moves(options.move_secret)
     claims = claims_of(options, datetime.now(UTC))
-    login = registry_login()
     with (
-        open_source(source, plain_http=options.plain_http, auth=login) as image,
-        Registry(reference.registry, auth=login) as registry,
+        open_source(source, plain_http=options.plain_http, auth=source_login(source, reference.host)) as image,
+        Registry(reference.registry, auth=registry_login()) as registry,
         progress("sealing") as update,
     ):
         clean, claims = without_secrets(image, moves, allowed, claims, access)
@@ -232,6 +231,15 @@ def reference_values(directory: Path) -> tuple[GuestReference, tuple[ReferenceEn
     image = read_guest_image(directory)
     values = tuple(ReferenceEntry("simulated", vcpus, CPU, measure_guest(image, vcpus, CPU)) for vcpus in VCPUS)
     return GuestReference(image.digest, image.kernel_release), values
+
+
+def source_login(source: str, host: str) -> tuple[str, str] | None:
+    """The login of `registry_login` for a source on the destination's `host`: no other host gets it."""
+    from kokon.image.reference import parse_reference
+
+    if not source.startswith("docker://") or parse_reference(source).host != host:
+        return None
+    return registry_login()
 
 
 def registry_login() -> tuple[str, str] | None:

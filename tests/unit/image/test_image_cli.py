@@ -150,10 +150,13 @@ def test_refusals(
 
 
 def test_login_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kokon.cli.seal import registry_login
+    from kokon.cli.seal import registry_login, source_login
 
     monkeypatch.setenv("KOKON_REGISTRY_AUTH", "user:pass:word")
     assert registry_login() == ("user", "pass:word")
+    assert source_login("docker://here.example/a:1", "here.example") == ("user", "pass:word")
+    assert source_login("docker://other.example/a:1", "here.example") is None
+    assert source_login("oci:here.example", "here.example") is None
     monkeypatch.setenv("KOKON_REGISTRY_AUTH", "")
     assert registry_login() is None
 
