@@ -91,6 +91,8 @@ def remove(
 def list_recipients(image: str, *, plain_http: bool = False, json: bool = False) -> None:
     """List who can open an encrypted image, layer by layer.
 
+    Example: kokon recipients list docker://127.0.0.1:5000/clinic:1
+
     Parameters
     ----------
     image
