@@ -48,8 +48,7 @@ def compare(
     from kokon.cli.output import emit
     from kokon.cli.seal import registry_login, source_login
     from kokon.errors import UntrustedError
-    from kokon.image.compare import compare as compare_images
-    from kokon.image.compare import signed_digest
+    from kokon.image import compare as comparing
     from kokon.image.ecdsa import public_pem
     from kokon.image.fetch import Fetcher
     from kokon.image.reference import parse_reference
@@ -61,13 +60,13 @@ def compare(
     pem = public_pem(load_author(author))
     opener = _opener(key, kek)
     with Fetcher(reference.registry, reference.repository) as fetcher:
-        digest = signed_digest(fetcher, reference.pointer, pem, datetime.now(UTC))
+        digest = comparing.signed_digest(fetcher, reference.pointer, pem, datetime.now(UTC))
     with (
         open_source(source, plain_http=plain_http, auth=source_login(source, reference.host)) as image,
         Registry(reference.registry, auth=registry_login()) as registry,
     ):
-        result = compare_images(image, registry, reference.repository, digest, opener)
-    how = "every layer was decrypted" if opener else "by the digests of the content that the author signed"
+        result = comparing.compare(image, registry, reference.repository, digest, opener)
+    how = "every layer was decrypted" if opener else "by the digests that the author signed"
     text = f"the same content, {result.layers} layers: {how}" if result.same else f"DIFFERENT: {result.difference}"
     emit({"image": str(reference), **result.as_dict()}, f"{result.digest}\n{text}", json)
     return 0 if result.same else UntrustedError.exit_status
