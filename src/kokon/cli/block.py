@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kokon.cli.access import DEFAULT_ACCESS, Access
 from kokon.cli.seal import DEFAULTS, Options
 
 
@@ -16,6 +17,7 @@ def make(
     owner: str | None = None,
     image_key: Path | None = None,
     options: Options = DEFAULTS,
+    access: Access = DEFAULT_ACCESS,
     json: bool = False,
 ) -> None:
     """Seal an image as a block image, sign it, state what it is, and push all of it.
@@ -41,7 +43,7 @@ def make(
         Print JSON.
     """
     from kokon.cli.output import kokon_home
-    from kokon.cli.seal import claims_of, registry_login, show, source_login
+    from kokon.cli.seal import claims_of, examined, registry_login, show, source_login
     from kokon.image.block.keyfile import read_image_key
     from kokon.image.block.publish import seal_block
     from kokon.image.owner import read_owner
@@ -59,7 +61,8 @@ def make(
         open_source(source, plain_http=options.plain_http, auth=source_login(source, reference.host)) as image,
         Registry(reference.registry, auth=registry_login()) as registry,
     ):
-        show(seal_block(image, registry, reference, author_key, owner_key, claims, secret), json)
+        clean, claims = examined(image, options, reference.repository, claims, access)
+        show(seal_block(clean, registry, reference, author_key, owner_key, claims, secret), json)
 
 
 def verify(image: str, *, image_key: Path, plain_http: bool = False, json: bool = False) -> None:

@@ -115,8 +115,6 @@ def seal(
     from kokon.image.owner import read_owner
     from kokon.image.reference import parse_reference
     from kokon.image.registry import Registry
-    from kokon.image.scan.move import parse_moves
-    from kokon.image.scan.refuse import parse_allowed
     from kokon.image.seal import seal as seal_image
     from kokon.image.sign import load_private_key
     from kokon.image.source import open_source
@@ -124,18 +122,26 @@ def seal(
     reference = parse_reference(destination, plain_http=options.plain_http)
     author_key = load_private_key(key)
     owner_key = read_owner(owner or str(kokon_home() / "provision" / "owner-key.jwk"), options.owner_certificate)
-    allowed, moves = parse_allowed(options.allow_secret), parse_moves(options.move_secret)
     claims = claims_of(options, datetime.now(UTC))
     with (
         open_source(source, plain_http=options.plain_http, auth=source_login(source, reference.host)) as image,
         Registry(reference.registry, auth=registry_login()) as registry,
         progress("sealing") as update,
     ):
-        clean, claims = without_secrets(image, moves, allowed, claims, access)
-        if options.sbom:
-            claims = with_sbom(clean, options.sbom, reference.repository, claims)
+        clean, claims = examined(image, options, reference.repository, claims, access)
         sealed = seal_image(clean, registry, reference, author_key, owner_key, claims, update)
     show(sealed, json)
+
+
+def examined(source: Source, options: Options, name: str, claims: Claims, access: Access) -> tuple[Source, Claims]:
+    """The image as it may be published, without the secrets that are to be moved, and what is said of it then. Refused
+    if it holds others."""
+    from kokon.image.scan.move import parse_moves
+    from kokon.image.scan.refuse import parse_allowed
+
+    allowed, moves = parse_allowed(options.allow_secret), parse_moves(options.move_secret)
+    clean, claims = without_secrets(source, moves, allowed, claims, access)
+    return clean, with_sbom(clean, options.sbom, name, claims) if options.sbom else claims
 
 
 def without_secrets(

@@ -21,6 +21,7 @@ from kokon.image.manifest import (
     CONFIG_TYPE,
     ENCRYPTED_SUFFIX,
     LAYER_GZIP_TYPE,
+    MANIFEST_TYPE,
     Descriptor,
 )
 from kokon.image.registry import descriptor_of, manifest_bytes
@@ -99,10 +100,26 @@ def seal(
     repository = destination.repository
     wrapped = Kek(kid, seal_kek(kek, author_key.public_key(), owner))
     layers = tuple(_push_layers(source, registry, repository, owner, (kek, kid), progress))
+    return publish(source, registry, destination, author_key, layers, wrapped, claims)
+
+
+def publish(
+    source: Source,
+    registry: Registry,
+    destination: Reference,
+    author_key: EllipticCurvePrivateKey,
+    layers: tuple[Descriptor, ...],
+    kek: Kek,
+    claims: Claims,
+    artifact_type: str | None = None,
+) -> Sealed:
+    """The image of layers that are in the registry already: its manifest, signature, statement and bill of materials,
+    and last its tag. Raises what the registry client raises."""
+    repository = destination.repository
     config = minimal_config(source.config_bytes)
     registry.upload_bytes(repository, config)
-    manifest = manifest_bytes(descriptor_of(CONFIG_TYPE, config), layers)
-    image = descriptor_of("application/vnd.oci.image.manifest.v1+json", manifest)
+    manifest = manifest_bytes(descriptor_of(CONFIG_TYPE, config), layers, artifact_type=artifact_type)
+    image = descriptor_of(MANIFEST_TYPE, manifest)
     registry.put_manifest(repository, image.digest, manifest)
     name = f"{destination.host}/{repository}"
     push_signature(registry, repository, image.digest, name, author_key)
@@ -111,7 +128,7 @@ def seal(
         name=name,
         layers=tuple(layer.digest for layer in layers),
         config=descriptor_of(CONFIG_TYPE, config).digest,
-        kek=wrapped,
+        kek=kek,
         **_of_claims(claims),
         **_of_config(source.config),
     )

@@ -162,18 +162,35 @@ def test_the_name_on_the_server_is_checked_first(leaky: str) -> None:
     assert caught.value.code == "secret-name"
 
 
-def test_seal_refuses_and_pushes_nothing(leaky: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", [["seal"], ["block", "make"]], ids=["seal", "block"])
+def test_sealing_refuses_and_pushes_nothing(
+    leaky: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
     """As typed: also that the check stands before anything that is sent."""
     key, owner = tmp_path / "author.key", tmp_path / "owner.jwk"
     owner.write_text(json.dumps(public_jwk(OWNER)))
     assert main(["keygen", str(key)]) == 0
-    words = ["seal", leaky, "127.0.0.1:9/leaky:1", "--key", str(key), "--owner", str(owner), "--json"]
+    words = [*command, leaky, "127.0.0.1:9/leaky:1", "--key", str(key), "--owner", str(owner), "--json"]
     guest = write_guest(tmp_path / "guest")
     capsys.readouterr()
     assert main([*words, "--guest", str(guest)]) == 5
     error = json.loads(capsys.readouterr().err)["error"]
     assert error["code"] == "image-has-secrets"
     assert "/app/token:1 (layer 1)" in error["found"]
+
+
+def test_a_block_image_has_its_packages_attached(
+    layout: Path, tmp_path: Path, server: LocalRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, owner = tmp_path / "author.key", tmp_path / "owner.jwk"
+    owner.write_text(json.dumps(public_jwk(OWNER)))
+    assert main(["keygen", str(key)]) == 0
+    words = ["block", "make", f"oci:{layout}", f"{server.host}/packaged:1", "--key", str(key), "--owner", str(owner)]
+    assert main([*words, "--guest", str(write_guest(tmp_path / "guest")), "--sbom", "spdx"]) == 0
+    capsys.readouterr()
+    assert main(["inspect", f"{server.host}/packaged:1", "--author", f"{key}.pub", "--json"]) == 0
+    (bill,) = json.loads(capsys.readouterr().out)["sboms"]
+    assert bill["format"] == "spdx"
 
 
 def test_moving_with_a_real_server(

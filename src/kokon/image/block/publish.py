@@ -14,15 +14,12 @@ from typing import TYPE_CHECKING, Any
 from kokon.errors import UsageError
 from kokon.image.block.format import ARTIFACT_TYPE, KEY_SIZE, LAYER_TYPE
 from kokon.image.block.make import ciphertext, make_plain
-from kokon.image.dsse import ENVELOPE_TYPE, IN_TOTO_TYPE, sign_envelope
 from kokon.image.kek import seal_kek
 from kokon.image.keyprovider import wrap
 from kokon.image.layer import AGENT_ANNOTATION, JWE_ANNOTATION
-from kokon.image.manifest import CONFIG_TYPE, MANIFEST_TYPE, Descriptor
-from kokon.image.registry import descriptor_of, manifest_bytes
-from kokon.image.seal import Sealed, minimal_config
-from kokon.image.sign import push_signature
-from kokon.image.statement import Kek, Statement, encode_statement
+from kokon.image.manifest import Descriptor
+from kokon.image.seal import Sealed, publish
+from kokon.image.statement import Kek
 from kokon.jose.jwe import encrypt_to
 from kokon.wire import b64
 
@@ -58,21 +55,8 @@ def seal_block(
     kek, kid = os.urandom(KEY_SIZE), f"kbs:///default/kek/{os.urandom(16).hex()}"
     repository = destination.repository
     layer = push_block(source, registry, repository, key, wrapped_key(key, kek, kid, owner))
-    config = minimal_config(source.config_bytes)
-    registry.upload_bytes(repository, config)
-    manifest = manifest_bytes(descriptor_of(CONFIG_TYPE, config), [layer], artifact_type=ARTIFACT_TYPE)
-    image = descriptor_of(MANIFEST_TYPE, manifest)
-    registry.put_manifest(repository, image.digest, manifest)
-    name = f"{destination.host}/{repository}"
-    push_signature(registry, repository, image.digest, name, author_key)
-    statement = _statement(
-        image, name, layer, descriptor_of(CONFIG_TYPE, config), source, claims, _kek(kek, kid, author_key, owner)
-    )
-    envelope = sign_envelope(encode_statement(statement), author_key)
-    data = json.dumps(envelope.as_dict(), separators=(",", ":")).encode()
-    referrer = registry.attach(repository, image, IN_TOTO_TYPE, data, ENVELOPE_TYPE)
-    registry.put_manifest(repository, destination.tag or "latest", manifest)
-    return Sealed(destination.with_digest(image.digest), statement, envelope, referrer)
+    wrapped = Kek(kid, seal_kek(kek, author_key.public_key(), owner))
+    return publish(source, registry, destination, author_key, (layer,), wrapped, claims, ARTIFACT_TYPE)
 
 
 def push_block(
@@ -98,32 +82,3 @@ def wrapped_key(key: bytes, kek: bytes, kid: str, owner: Mapping[str, Any]) -> d
     options = json.dumps({"symkey": b64(key), "digest": "", "cipheroptions": {}}, separators=(",", ":")).encode()
     message = json.dumps(encrypt_to(owner, options), separators=(",", ":")).encode()
     return {JWE_ANNOTATION: b64(message), AGENT_ANNOTATION: b64(wrap(kek, kid, options, os.urandom))}
-
-
-def _kek(kek: bytes, kid: str, author_key: EllipticCurvePrivateKey, owner: Mapping[str, Any]) -> Kek:
-    return Kek(kid, seal_kek(kek, author_key.public_key(), owner))
-
-
-def _statement(
-    image: Descriptor, name: str, layer: Descriptor, config: Descriptor, source: Source, claims: Claims, kek: Kek
-) -> Statement:
-    return Statement(
-        subject=image.digest,
-        name=name,
-        layers=(layer.digest,),
-        config=config.digest,
-        kek=kek,
-        author=claims.author,
-        created=claims.created.replace(microsecond=0),
-        not_after=claims.not_after.replace(microsecond=0),
-        env=claims.env,
-        args_may_vary=claims.args_may_vary,
-        secrets=claims.secrets,
-        guest=claims.guest,
-        reference=claims.reference,
-        version=claims.version,
-        entrypoint=source.config.entrypoint,
-        args=source.config.command,
-        ports=source.config.ports,
-        volumes=source.config.volumes,
-    )
