@@ -18,14 +18,15 @@ def encrypt(
     compress: str | None = None,
     key: list[Path] | None = None,
     password_fd: int | None = None,
+    sign: Path | None = None,
     plain_http: bool = False,
     json: bool = False,
 ) -> None:
     """Encrypt the layers of an image for its recipients, as skopeo, buildah and containerd read it.
 
-    Nobody is kept from making another image for the same recipients: sign it too (kokon sign), or seal it.
+    Nobody is kept from making another image for the same recipients: sign it too, or seal it.
 
-    Example: kokon encrypt oci:clinic docker://127.0.0.1:5000/clinic:1 --recipient jwe:owner.pem
+    Example: kokon encrypt oci:clinic docker://127.0.0.1:5000/clinic:1 --recipient jwe:owner.pem --sign author.key
 
     Parameters
     ----------
@@ -44,6 +45,8 @@ def encrypt(
         Private key that opens layers that are encrypted already: they are encrypted anew, with new keys.
     password_fd
         File descriptor that the password of --key is read from.
+    sign
+        Private key that signs what was pushed to a registry, as kokon sign does.
     plain_http
         Speak plain HTTP to a registry that is not on this machine.
     json
@@ -59,7 +62,7 @@ def encrypt(
         layers=tuple(layer or ()),
         compression=None if compress is None else check_kind("" if compress == "none" else compress),
     )
-    apply(source, destination, change, "encrypted", plain_http=plain_http, json=json)
+    apply(source, destination, change, "encrypted", sign, plain_http=plain_http, json=json)
 
 
 def decrypt(
@@ -104,26 +107,48 @@ def decrypt(
     apply(source, destination, change, "decrypted", plain_http=plain_http, json=json)
 
 
-def apply(source: str, destination: str, change: Change, what: str, *, plain_http: bool, json: bool) -> None:
-    """Change an image and print what came of it."""
+def apply(
+    source: str,
+    destination: str,
+    change: Change,
+    what: str,
+    sign: Path | None = None,
+    *,
+    plain_http: bool,
+    json: bool,
+) -> None:
+    """Change an image, sign what came of it if there is a key to `sign` with, and print it."""
     from kokon.cli.output import emit, progress
     from kokon.cli.seal import registry_login, source_login
+    from kokon.cli.sign import sign_pushed
+    from kokon.errors import UsageError
     from kokon.image.ocicrypt.images import change_image
     from kokon.image.ocicrypt.places import open_place
     from kokon.image.reference import parse_reference
 
-    host = parse_reference(destination).host if destination.startswith("docker://") else ""
+    pushed = parse_reference(destination, plain_http=plain_http) if destination.startswith("docker://") else None
+    if sign is not None and pushed is None:
+        raise UsageError("sign-where", "signatures lie in registries", expected="docker://...", found=destination[:200])
     with (
-        open_place(source, plain_http=plain_http, auth=source_login(source, host)) as (here, pointer),
+        open_place(source, plain_http=plain_http, auth=source_login(source, pushed.host if pushed else "")) as (
+            here,
+            pointer,
+        ),
         open_place(destination, create=True, plain_http=plain_http, auth=registry_login()) as (there, tag),
         progress("layers") as update,
     ):
         made = change_image(here, pointer, there, tag, change, update)
-    emit(
-        {"image": destination, "digest": made.digest, what: made.changed, "kept": made.kept},
-        f"{what:<10} {made.changed} layers, {made.kept} kept\nimage      {destination}\ndigest     {made.digest}",
-        json,
-    )
+    lines = [
+        f"{what:<10} {made.changed} layers, {made.kept} kept",
+        f"image      {destination}",
+        f"digest     {made.digest}",
+    ]
+    answer = {"image": destination, "digest": made.digest, what: made.changed, "kept": made.kept}
+    if sign is not None and pushed is not None:
+        signed = sign_pushed(pushed.with_digest(made.digest), sign)
+        lines.append(f"signed     {signed.key}")
+        answer |= {"key": signed.key, "signatures": dict(signed.places)}
+    emit(answer, "\n".join(lines), json)
 
 
 def password(descriptor: int | None) -> bytes | None:

@@ -108,6 +108,21 @@ def sign(
     _show(reference, subject, name, signed, json)
 
 
+def sign_pushed(image: Reference, key: Path) -> Signed:
+    """Sign an image that was pushed a moment ago and is named by its digest, in both forms."""
+    from kokon.cli.seal import registry_login
+    from kokon.cli.signing import resolve
+    from kokon.image.fetch import Fetcher
+    from kokon.image.registry import Registry
+    from kokon.image.signing.make import wanted
+
+    with Fetcher(image.registry, image.repository) as fetcher:
+        subject = resolve(fetcher, image)
+    name = f"{image.host}/{image.repository}"
+    with Registry(image.registry, auth=registry_login()) as registry:
+        return _sign(registry, image, subject, name, wanted("both"), SignerOptions(key=key))
+
+
 def _prepare(file: Path, form: Form, name: str, subject: Descriptor, json: bool) -> None:
     from kokon.cli.inputs import write_output
     from kokon.cli.output import emit

@@ -11,7 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from kokon.cli.main import main
 from support.registry import LocalRegistry
 
 ROOT = Path(__file__).parents[3]
@@ -42,6 +45,12 @@ def layers(layout: Path) -> list[str]:
     return [layer["digest"] for layer in manifest["layers"]]
 
 
+def make_key(folder: Path) -> None:
+    """public.pem, for somebody."""
+    public = ec.generate_private_key(ec.SECP256R1()).public_key()
+    (folder / "public.pem").write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+
+
 @pytest.fixture
 def folder(layout: Path, tmp_path: Path) -> Path:
     """Where a reader sits who has an image."""
@@ -52,9 +61,20 @@ def folder(layout: Path, tmp_path: Path) -> Path:
 def test_the_readme_encrypts_and_signs(folder: Path, server: LocalRegistry) -> None:
     (keys,) = [block for block in blocks("docs/IMAGES.md", "Encrypting for a key") if block[0].startswith("openssl")]
     (lines,) = blocks("README.md", "Images, with or without the rest")
-    assert len(lines) == 2
-    for line in [*keys[:2], "kokon keygen author.key", *lines]:
+    assert [line.split()[1] for line in lines] == ["keygen", "encrypt", "verify-image", "decrypt"]
+    for line in [*keys[:2], *lines]:
         typed(line, folder, server)
+    assert layers(folder / "opened") == layers(folder / "clinic")
+
+
+def test_only_what_lies_in_a_registry_is_signed(
+    layout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_key(tmp_path)
+    words = ["encrypt", f"oci:{layout}", f"oci:{tmp_path / 'there'}", "--recipient", f"jwe:{tmp_path / 'public.pem'}"]
+    assert main([*words, "--sign", str(tmp_path / "none")]) == 2
+    assert "[sign-where]" in capsys.readouterr().err
+    assert not (tmp_path / "there").exists()
 
 
 def test_the_page_encrypts_signs_and_verifies(folder: Path, server: LocalRegistry) -> None:
