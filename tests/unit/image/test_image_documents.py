@@ -72,8 +72,8 @@ def test_only_what_lies_in_a_registry_is_signed(
 ) -> None:
     make_key(tmp_path)
     words = ["encrypt", f"oci:{layout}", f"oci:{tmp_path / 'there'}", "--recipient", f"jwe:{tmp_path / 'public.pem'}"]
-    assert main([*words, "--sign", str(tmp_path / "none")]) == 2
-    assert "[sign-where]" in capsys.readouterr().err
+    assert main([*words, "--sign", str(tmp_path / "none"), "--json"]) == 2
+    assert json.loads(capsys.readouterr().err)["error"]["code"] == "sign-where"
     assert not (tmp_path / "there").exists()
 
 
