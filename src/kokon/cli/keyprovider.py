@@ -21,6 +21,8 @@ def command(
     "/usr/bin/kokon", "args": ["keyprovider", "command", "--key", "agent:FILE:kbs:///default/key/1"]}}}}. Then: skopeo
     copy --encryption-key provider:attestation-agent:kbs:///default/key/1 ...
 
+    Example: kokon keyprovider command --key agent:image.key:kbs:///default/key/1 < request.json
+
     Parameters
     ----------
     key
@@ -55,6 +57,8 @@ def serve(
 
     Whoever can connect can have layer keys unwrapped, unless --wrap-only says no. In the file that
     $OCICRYPT_KEYPROVIDER_CONFIG names: {"key-providers": {"attestation-agent": {"grpc": "unix:/run/user/1000/keys"}}}.
+
+    Example: kokon keyprovider serve --key agent:image.key:kbs:///default/key/1
 
     Parameters
     ----------
