@@ -21,11 +21,16 @@ from kokon.image.kek import open_kek
 from kokon.image.layer import AGENT_ANNOTATION, PUBLIC_ANNOTATION
 from kokon.image.manifest import MANIFEST_TYPE, Descriptor, parse_manifest
 from kokon.image.open import PulledImage, pull_image, unseal_layers
-from kokon.image.registry import descriptor_of, fallback_tag, manifest_bytes
+from kokon.image.reference import parse_reference
+from kokon.image.registry import Registry, descriptor_of, fallback_tag, manifest_bytes
+from kokon.image.seal import seal
 from kokon.image.sign import push_signature
 from kokon.image.signature import signature_tag
+from kokon.image.source import open_source
 from kokon.image.statement import encode_statement
 from kokon.image.unpack import Limits
+from kokon.jose.jwe import public_jwk
+from support.registry import LocalRegistry
 from support.sealed import AUTHOR, CLAIMS, NOW, OWNER, SealedFixture
 
 STRANGER = ec.generate_private_key(ec.SECP256R1())
@@ -66,10 +71,15 @@ def test_sealed_image_opens_to_the_same_files(fixture: SealedFixture, tmp_path: 
     assert not list((tmp_path / "blobs").iterdir())
 
 
-def test_registry_holds_no_plaintext(fixture: SealedFixture) -> None:
-    storage = fixture.server.directory / "storage"
-    for path in storage.rglob("data"):
-        content = path.read_bytes()
+def test_registry_holds_no_plaintext(layout: Path, tmp_path: Path) -> None:
+    """In a registry of its own: other tests push what is not sealed."""
+    with LocalRegistry(tmp_path / "registry") as server:
+        with open_source(f"oci:{layout}") as source, Registry(server.url) as registry:
+            reference = parse_reference(f"{server.host}/clinic:1")
+            seal(source, registry, reference, AUTHOR, public_jwk(OWNER), CLAIMS)
+        contents = [path.read_bytes() for path in (server.directory / "storage").rglob("data")]
+    assert len(contents) > 4
+    for content in contents:
         assert b"canary" not in content
         assert b"secret build step" not in content
 
