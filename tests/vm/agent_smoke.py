@@ -28,7 +28,7 @@ from kokon.image.fetch import Fetcher
 from kokon.image.reference import parse_reference
 from kokon.image.registry import Registry
 from kokon.image.seal import Claims, seal
-from kokon.image.sign import generate_key
+from kokon.image.signing.keys import make_key
 from kokon.image.source import open_source
 from kokon.image.statement import GuestReference, ReferenceEntry
 from kokon.launch.document import (
@@ -88,7 +88,7 @@ def admit(home: Path, options: argparse.Namespace, registry: Server, server: Ser
     guest = read_guest_image(options.guest)
     layout = home / f"clinic-{secrets.token_hex(4)}"
     build_image(plant(), options.cache, layout)
-    author = generate_key(home / f"author-{secrets.token_hex(4)}.pem")
+    author = make_key("p256")
     pem = author.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     now = datetime.now(UTC).replace(microsecond=0)
     with AdminClient.from_home(home / "owner" / "provision" / "admin.json") as client:

@@ -41,7 +41,8 @@ def certify(image: str, *, key: Path, author: Path, plain_http: bool = False, js
     from kokon.image.fetch import Fetcher
     from kokon.image.reference import parse_reference
     from kokon.image.registry import Registry
-    from kokon.image.sign import fingerprint, load_author, load_private_key
+    from kokon.image.sign import load_author, load_private_key
+    from kokon.image.signing.keys import fingerprint
 
     reference = parse_reference(image, plain_http=plain_http)
     certifier, pem = load_private_key(key), public_pem(load_author(author))

@@ -19,18 +19,24 @@ PEM_LIMIT = 16 << 10
 
 def load_public_key(pem: str | bytes) -> EllipticCurvePublicKey:
     """The P-256 or P-384 key of a PEM SubjectPublicKeyInfo. Raises `MalformedError` (`key-malformed`)."""
+    key = read_public(pem)
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in ("secp256r1", "secp384r1"):
+        raise MalformedError("key-malformed", "the author's key is of a wrong kind", expected="EC P-256 or P-384")
+    return key
+
+
+def read_public(pem: str | bytes) -> object:
+    """The key, of whatever kind, of a PEM SubjectPublicKeyInfo of at most 16 KiB. Raises `MalformedError`
+    (`key-malformed`)."""
     data = pem.encode() if isinstance(pem, str) else pem
     if len(data) > PEM_LIMIT:
         raise MalformedError("key-malformed", "the public key is too large", found=len(data))
     try:
-        key = serialization.load_pem_public_key(data)
+        return serialization.load_pem_public_key(data)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise MalformedError(
-            "key-malformed", "the author's public key cannot be read", expected="PEM SubjectPublicKeyInfo"
+            "key-malformed", "the public key cannot be read", expected="PEM SubjectPublicKeyInfo"
         ) from error
-    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in ("secp256r1", "secp384r1"):
-        raise MalformedError("key-malformed", "the author's key is of a wrong kind", expected="EC P-256 or P-384")
-    return key
 
 
 def key_id(key: EllipticCurvePublicKey) -> str:

@@ -16,6 +16,7 @@ from kokon.errors import UsageError
 from kokon.image.dsse import ENVELOPE_TYPE, IN_TOTO_TYPE, Envelope, sign_envelope
 from kokon.image.encrypt import LayerEncryptor, gzip_layer
 from kokon.image.kek import seal_kek
+from kokon.image.layer import KEY_SIZE
 from kokon.image.manifest import (
     CONFIG_LIMIT,
     CONFIG_TYPE,
@@ -95,12 +96,16 @@ def seal(
     (`blob-digest-mismatch`, `layer-diff-id-mismatch`), what the registry client and `encrypt_to` raise. A failure
     leaves unreferenced blobs in the registry at most, never a tag.
     """
-    kek = os.urandom(32)
-    kid = f"kbs:///default/kek/{os.urandom(16).hex()}"
-    repository = destination.repository
-    wrapped = Kek(kid, seal_kek(kek, author_key.public_key(), owner))
-    layers = tuple(_push_layers(source, registry, repository, owner, (kek, kid), progress))
-    return publish(source, registry, destination, author_key, layers, wrapped, claims)
+    kek, sealed_kek = new_kek(author_key, owner)
+    layers = tuple(_push_layers(source, registry, destination.repository, owner, (kek, sealed_kek.kid), progress))
+    return publish(source, registry, destination, author_key, layers, sealed_kek, claims)
+
+
+def new_kek(author_key: EllipticCurvePrivateKey, owner: Mapping[str, Any]) -> tuple[bytes, Kek]:
+    """A fresh key for an image (32 bytes), and the same as the statement has it: sealed to the `owner`, at an address
+    of its own."""
+    kek, kid = os.urandom(KEY_SIZE), f"kbs:///default/kek/{os.urandom(16).hex()}"
+    return kek, Kek(kid, seal_kek(kek, author_key.public_key(), owner))
 
 
 def publish(

@@ -32,7 +32,8 @@ from kokon.image.ecdsa import key_id, public_pem
 from kokon.image.fetch import Fetcher
 from kokon.image.open import fetch_statement
 from kokon.image.registry import descriptor_of
-from kokon.image.sign import generate_key, push_signature
+from kokon.image.sign import push_signature
+from kokon.image.signing.load import write_key
 from kokon.image.statement import encode_statement, parse_statement, read_statement
 from support.sealed import AUTHOR, NOW, SealedFixture
 
@@ -219,7 +220,7 @@ def test_command(
     fixture: SealedFixture, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kokon.cli.certify.datetime", SimpleNamespace(now=lambda _zone: NOW))
-    generate_key(tmp_path / "certifier.key")
+    write_key(tmp_path / "certifier.key", "p256")
     (tmp_path / "author.pub").write_text(pem(AUTHOR))
     options = ["--key", str(tmp_path / "certifier.key"), "--author", str(tmp_path / "author.pub")]
     assert main(["certify", str(fixture.reference), *options, "--json"]) == 0

@@ -29,15 +29,10 @@ from kokon.image.owner import read_owner
 from kokon.image.reference import parse_reference
 from kokon.image.registry import Registry
 from kokon.image.seal import check_days, minimal_config, seal
-from kokon.image.sign import (
-    fingerprint,
-    generate_key,
-    load_author,
-    load_private_key,
-    public_path,
-    push_signature,
-)
+from kokon.image.sign import load_author, load_private_key, push_signature
 from kokon.image.signature import signature_tag
+from kokon.image.signing.keys import fingerprint
+from kokon.image.signing.load import write_key
 from kokon.image.source import open_source
 from kokon.jose.jwe import public_jwk
 from support.images import write_layout
@@ -149,17 +144,18 @@ def test_signatures_add_up(fixture: SealedFixture) -> None:
 
 def test_key_files(tmp_path: Path) -> None:
     path = tmp_path / "author.key"
-    key = generate_key(path)
+    public = tmp_path / "author.key.pub"
+    key = write_key(path, "p256")
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert public_path(path).name == "author.key.pub"
     assert load_private_key(path).private_numbers() == key.private_numbers()
-    for file in (path, public_path(path)):
+    for file in (path, public):
         assert fingerprint(load_author(file)) == fingerprint(key.public_key())
-    refused(UsageError, "key-exists", lambda: generate_key(path))
+    refused(UsageError, "key-exists", lambda: write_key(path, "p256"))
     path.unlink()
-    refused(UsageError, "key-exists", lambda: generate_key(path))
+    refused(UsageError, "key-exists", lambda: write_key(path, "p256"))
     assert not path.exists()
-    refused(HostError, "key-not-written", lambda: generate_key(tmp_path / "none/key"))
+    refused(HostError, "key-not-written", lambda: write_key(tmp_path / "none/key", "p256"))
 
 
 def test_bad_key_files(tmp_path: Path) -> None:

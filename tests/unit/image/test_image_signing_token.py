@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +10,14 @@ from typing import Any
 import pytest
 
 from kokon.errors import KokonError
-from kokon.image.signing import token as signing_token
 from kokon.image.signing.keys import describe, signature_holds
 from kokon.image.signing.token import TokenSigner, open_token
+from kokon.pkcs11 import named
+from support.softhsm import LIBRARY, missing, tokens
 
-LIBRARY = Path("/usr/lib/softhsm/libsofthsm2.so")
 PIN = b"8642"
 
-if not LIBRARY.exists() or not shutil.which("softhsm2-util"):
+if missing():
     pytest.skip(
         "SKIPPED LOUDLY: SoftHSM (package softhsm2) is missing, signing with tokens is untested here",
         allow_module_level=True,
@@ -33,24 +30,8 @@ api: Any = pytest.importorskip(
 @pytest.fixture(scope="module")
 def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A token with a key of every kind, labelled by it."""
-    directory = tmp_path_factory.mktemp("softhsm-signing")
-    (directory / "tokens").mkdir()
-    configuration = directory / "softhsm2.conf"
-    configuration.write_text(
-        f"directories.tokendir = {directory}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n"
-    )
-    before = os.environ.get("SOFTHSM2_CONF")
-    os.environ["SOFTHSM2_CONF"] = str(configuration)
-    arguments = ["softhsm2-util", "--init-token", "--free", "--label", "signing", "--so-pin", "1234", "--pin"]
-    subprocess.run([*arguments, PIN.decode()], check=True, capture_output=True, timeout=30)
-    library = api.lib(str(LIBRARY))
-    library.reinitialize()
-    yield library.get_token(token_label="signing")
-    library.finalize()
-    if before is None:
-        del os.environ["SOFTHSM2_CONF"]
-    else:
-        os.environ["SOFTHSM2_CONF"] = before
+    with tokens(tmp_path_factory.mktemp("softhsm-signing"), PIN, "signing") as library:
+        yield library.get_token(token_label="signing")
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +90,7 @@ def test_what_a_token_lacks_is_said(keys: dict[str, str], monkeypatch: pytest.Mo
 
 def test_a_locked_pin_is_said(keys: dict[str, str]) -> None:
     """SoftHSM locks none."""
-    with pytest.raises(KokonError) as caught, signing_token._named(api):
+    with pytest.raises(KokonError) as caught, named(api):
         raise api.PinLocked
     assert caught.value.code == "pin-locked"
 

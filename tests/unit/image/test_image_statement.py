@@ -27,8 +27,8 @@ from kokon.image.dsse import (
     verify_envelope,
 )
 from kokon.image.ecdsa import key_id, load_public_key, public_pem, sign
-from kokon.image.sign import build_payload
 from kokon.image.signature import parse_payload, signature_tag, verify_signature
+from kokon.image.signing.forms import simple_payload
 from kokon.image.statement import (
     GuestReference,
     Kek,
@@ -230,7 +230,7 @@ def test_keys() -> None:
 
 
 def test_cosign_signatures() -> None:
-    payload = build_payload("127.0.0.1:5000/clinic", DIGEST)
+    payload = simple_payload("127.0.0.1:5000/clinic", DIGEST)
     assert payload == (
         b'{"critical":{"identity":{"docker-reference":"127.0.0.1:5000/clinic"},"image":{"docker-manifest-digest":"'
         + DIGEST.encode()

@@ -14,7 +14,7 @@ from kokon.image.dsse import sign_envelope
 from kokon.image.ecdsa import public_pem, sign
 from kokon.image.kek import seal_kek
 from kokon.image.manifest import CONFIG_TYPE, MANIFEST_TYPE
-from kokon.image.sign import build_payload
+from kokon.image.signing.forms import simple_payload
 from kokon.image.statement import Kek, ReferenceEntry, Statement, encode_statement
 from kokon.jose.jwe import public_jwk
 from kokon.launch.document import (
@@ -98,7 +98,7 @@ class Author:
     ) -> dict[str, Any]:
         """An admission request; `statement` and `document` are changes to those, the rest to the request itself."""
         manifest = make_manifest()
-        payload = build_payload("127.0.0.1:5000/clinic", digest_of(manifest))
+        payload = simple_payload("127.0.0.1:5000/clinic", digest_of(manifest))
         said = self.statement(manifest, **(statement or {}))
         request = {
             "name": "clinic",

@@ -14,13 +14,9 @@ from typing import TYPE_CHECKING, Any
 from kokon.errors import UsageError
 from kokon.image.block.format import ARTIFACT_TYPE, KEY_SIZE, LAYER_TYPE
 from kokon.image.block.make import ciphertext, make_plain
-from kokon.image.kek import seal_kek
-from kokon.image.keyprovider import wrap
-from kokon.image.layer import AGENT_ANNOTATION, JWE_ANNOTATION
+from kokon.image.encrypt import wrapped_for
 from kokon.image.manifest import Descriptor
-from kokon.image.seal import Sealed, publish
-from kokon.image.statement import Kek
-from kokon.jose.jwe import encrypt_to
+from kokon.image.seal import Sealed, new_kek, publish
 from kokon.wire import b64
 
 if TYPE_CHECKING:
@@ -52,11 +48,9 @@ def seal_block(
     if destination.digest:
         raise UsageError("destination-digest", "an image is pushed to a name and tag, not to a digest")
     key = os.urandom(KEY_SIZE) if key is None else key
-    kek, kid = os.urandom(KEY_SIZE), f"kbs:///default/kek/{os.urandom(16).hex()}"
-    repository = destination.repository
-    layer = push_block(source, registry, repository, key, wrapped_key(key, kek, kid, owner))
-    wrapped = Kek(kid, seal_kek(kek, author_key.public_key(), owner))
-    return publish(source, registry, destination, author_key, (layer,), wrapped, claims, ARTIFACT_TYPE)
+    kek, sealed_kek = new_kek(author_key, owner)
+    layer = push_block(source, registry, destination.repository, key, wrapped_key(key, kek, sealed_kek.kid, owner))
+    return publish(source, registry, destination, author_key, (layer,), sealed_kek, claims, ARTIFACT_TYPE)
 
 
 def push_block(
@@ -80,5 +74,4 @@ def wrapped_key(key: bytes, kek: bytes, kid: str, owner: Mapping[str, Any]) -> d
     The content is ocicrypt's private options, so that its tools add and remove recipients.
     """
     options = json.dumps({"symkey": b64(key), "digest": "", "cipheroptions": {}}, separators=(",", ":")).encode()
-    message = json.dumps(encrypt_to(owner, options), separators=(",", ":")).encode()
-    return {JWE_ANNOTATION: b64(message), AGENT_ANNOTATION: b64(wrap(kek, kid, options, os.urandom))}
+    return wrapped_for(options, owner, kek, kid)

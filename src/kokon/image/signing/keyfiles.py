@@ -12,8 +12,6 @@ import json
 import secrets
 from typing import TYPE_CHECKING, Final
 
-import nacl.exceptions
-import nacl.secret
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
@@ -68,6 +66,8 @@ def encode_cosign(key: PrivateKey, password: bytes) -> bytes:
 
 def encrypt_cosign(der: bytes, password: bytes) -> bytes:
     """go-securesystemslib's encrypted JSON around `der`."""
+    import nacl.secret  # when it is needed: most keys are not encrypted so
+
     salt, nonce = secrets.token_bytes(_SALT), secrets.token_bytes(_NONCE)
     box = nacl.secret.SecretBox(_derive(password, salt, _WRITTEN_WORK))
     document = {
@@ -83,6 +83,9 @@ def decrypt_cosign(document: bytes, password: bytes) -> bytes:
 
     Raises `MalformedError` (`key-malformed`, the codes of `kokon.wire`), `UntrustedError` (`key-password`).
     """
+    import nacl.exceptions
+    import nacl.secret
+
     fields = Fields(parse_json(document, limit=PEM_LIMIT, what="encrypted key"), "encrypted key")
     kdf, cipher = Fields(fields.table("kdf"), "kdf"), Fields(fields.table("cipher"), "cipher")
     params = Fields(kdf.table("params"), "params")

@@ -11,12 +11,12 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from kokon.errors import MalformedError, UsageError
-from kokon.image.ecdsa import PEM_LIMIT
+from kokon.image.ecdsa import read_public
 
 PublicKey: TypeAlias = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
 PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
@@ -86,16 +86,7 @@ def check_private(key: object) -> PrivateKey:
 
 def parse_public(pem: str | bytes) -> PublicKey:
     """The key of a PEM SubjectPublicKeyInfo of at most 16 KiB. Raises `MalformedError` (`key-malformed`)."""
-    data = pem.encode() if isinstance(pem, str) else pem
-    if len(data) > PEM_LIMIT:
-        raise MalformedError("key-malformed", "the public key is too large", found=len(data))
-    try:
-        key = serialization.load_pem_public_key(data)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise MalformedError(
-            "key-malformed", "the public key cannot be read", expected="PEM SubjectPublicKeyInfo"
-        ) from error
-    return check_public(key)
+    return check_public(read_public(pem))
 
 
 def make_key(algorithm: str) -> PrivateKey:

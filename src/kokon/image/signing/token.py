@@ -1,14 +1,12 @@
-"""Signing with a key in a PKCS#11 token, which never leaves it. [machine's edge: a library; needs the extra `pkcs11`]
+"""Signing with a key in a PKCS#11 token, which never leaves it. [machine's edge: a library]
 
 Mechanisms of PKCS#11 3.0: CKM_ECDSA over a digest made here (2.3.6; every token has it, and its r and s become DER
-here), CKM_SHA256_RSA_PKCS (2.1.12), CKM_EDDSA (2.3.14). A wrong PIN is tried once only, since tokens count.
+here), CKM_SHA256_RSA_PKCS (2.1.12), CKM_EDDSA (2.3.14).
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,20 +14,16 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from kokon.errors import DeniedError, HostError, UntrustedError, UsageError
+from kokon.errors import UntrustedError
 from kokon.image.signing.keys import PublicKey, check_public, signature_holds
+from kokon.pkcs11 import only, session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
     from types import ModuleType
 
-LABEL_LIMIT: Final = 64
-PIN_LIMIT: Final = 256
 _ED25519_POINT: Final = b"\x04\x20"
 """Begins an OCTET STRING of 32 bytes: tokens write CKA_EC_POINT with it or without."""
-_LOCK: Final = threading.Lock()
-"""A token's login is the whole process's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +44,8 @@ class TokenSigner:
         `DeniedError` (`pin-wrong`, `pin-locked`), `UsageError` (`pin-malformed`, `pkcs11-label`), `UntrustedError`
         (`pkcs11-key-ambiguous`, `signature-wrong`).
         """
-        with _session(self.library, self.token, self.key, self.pin) as (api, session):
-            private = _one(session, api, api.ObjectClass.PRIVATE_KEY, self.key)
+        with session(self.library, self.token, self.key, self.pin) as (api, opened):
+            private = _one(opened, api, api.ObjectClass.PRIVATE_KEY, self.key)
             signature = _signed(api, private, self.public, message)
         if not signature_holds(self.public, signature, message):
             raise UntrustedError(
@@ -64,8 +58,8 @@ class TokenSigner:
 
 def open_token(library: Path, token: str, key: str, pin: bytes) -> TokenSigner:
     """A signer with the key labelled `key`. Raises as `TokenSigner.sign`, and `MalformedError` (`key-malformed`)."""
-    with _session(library, token, key, pin) as (api, session):
-        public = _public(api, _one(session, api, api.ObjectClass.PUBLIC_KEY, key))
+    with session(library, token, key, pin) as (api, opened):
+        public = _public(api, _one(opened, api, api.ObjectClass.PUBLIC_KEY, key))
     return TokenSigner(library, token, key, pin, public)
 
 
@@ -95,50 +89,4 @@ def _public(api: ModuleType, found: Any) -> PublicKey:
 
 def _one(session: Any, api: ModuleType, kind: Any, label: str) -> Any:
     found = list(session.get_objects({api.Attribute.CLASS: kind, api.Attribute.LABEL: label}))
-    if not found:
-        raise HostError("pkcs11-key-missing", "the token has no such key", expected=f"{kind.name} {label}")
-    if len(found) > 1:
-        raise UntrustedError(
-            "pkcs11-key-ambiguous", "the token has several keys of this label", expected="one", found=len(found)
-        )
-    return found[0]
-
-
-@contextlib.contextmanager
-def _session(library: Path, token: str, key: str, pin: bytes) -> Iterator[tuple[ModuleType, Any]]:
-    for label in (token, key):
-        if not 0 < len(label.encode()) <= LABEL_LIMIT:
-            raise UsageError("pkcs11-label", f"labels have 1 to {LABEL_LIMIT} bytes", found=repr(label))
-    word = pin.decode("utf-8", "replace")
-    if not 0 < len(word) <= PIN_LIMIT or "\0" in word or "\ufffd" in word:
-        raise UsageError("pin-malformed", "the PIN is empty, too long or not UTF-8")
-    try:
-        import pkcs11 as api
-    except ImportError as error:
-        raise HostError(
-            "pkcs11-missing", "PKCS#11 is not installed", expected="python-pkcs11", hint="pip install 'kokon[pkcs11]'"
-        ) from error
-    with _LOCK, _named(api), api.lib(str(library)).get_token(token_label=token).open(user_pin=word) as session:
-        yield api, session
-
-
-@contextlib.contextmanager
-def _named(api: ModuleType) -> Iterator[None]:
-    """The library's errors as ours; their texts may hold anything, so only their names are told."""
-    try:
-        yield
-    except (api.PinIncorrect, api.PinInvalid, api.PinLenRange) as error:
-        raise DeniedError("pin-wrong", "the token refuses the PIN", hint="it was tried once") from error
-    except api.PinLocked as error:
-        raise DeniedError("pin-locked", "the token's PIN is locked") from error
-    except (api.NoSuchToken, api.MultipleTokensReturned) as error:
-        raise HostError(
-            "pkcs11-token-missing", "there is not exactly one token of this label", found=type(error).__name__
-        ) from error
-    except api.PKCS11Error as error:
-        raise HostError(
-            "pkcs11-failed",
-            "the PKCS#11 library or the token failed",
-            found=type(error).__name__,
-            hint="check the path of the library, and the token with its own tools",
-        ) from error
+    return only(found, f"{kind.name} {label}")

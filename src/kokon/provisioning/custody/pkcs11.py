@@ -1,19 +1,16 @@
 """A holder by token: an AES-256 key that never leaves a PKCS#11 token wraps the master key in `master.json`.
 
-Mechanism CKM_AES_GCM (PKCS#11 3.0, section 2.12), nonce made here. Where the library is, is the operator's to say and
-never read from a file that could have been replaced: it is code. A wrong PIN is tried once only, since tokens count.
-[machine's edge: a library; needs the extra `pkcs11`]
+Mechanism CKM_AES_GCM (PKCS#11 3.0, section 2.12), nonce made here. [machine's edge: a library]
 """
 
 from __future__ import annotations
 
-import contextlib
 import secrets
-import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from kokon.errors import DeniedError, HostError, UntrustedError, UsageError
+from kokon.errors import HostError, UntrustedError, UsageError
+from kokon.pkcs11 import LABEL_LIMIT, only, session
 from kokon.provisioning.custody.master import KEY_SIZE, NONCE_SIZE, TAG_SIZE, MasterKey, Random
 from kokon.provisioning.custody.wrapped import (
     Wrapped,
@@ -26,16 +23,11 @@ from kokon.provisioning.custody.wrapped import (
 from kokon.wire import canonical_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
     from types import ModuleType
 
     from kokon.provisioning.custody.wrapped import HolderName
-
-LABEL_LIMIT: Final = 64
-PIN_LIMIT: Final = 256
-_LOCK: Final = threading.Lock()
-"""A token's login is the whole process's: two sessions at once would share one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,48 +111,16 @@ class TokenHolder:
                 found=f"token {self.token}, key {self.key}",
             )
 
-    @contextlib.contextmanager
-    def _session(self, *, write: bool = False) -> Iterator[tuple[ModuleType, Any]]:
-        """The module and a session after login; what goes wrong inside becomes an error of ours."""
-        for label in (self.token, self.key):
-            if not 0 < len(label.encode()) <= LABEL_LIMIT:
-                raise UsageError("pkcs11-label", f"labels have 1 to {LABEL_LIMIT} bytes", found=repr(label))
-        pin = self._pin()
-        api = _module()
-        with _LOCK, _named(api), _token(api, self.library, self.token).open(rw=write, user_pin=pin) as session:
-            yield api, session
-
-    def _pin(self) -> str:
-        """Without a PIN the session would be public, and a key that anyone may use would be taken."""
-        try:
-            pin = self.pin.decode()
-        except UnicodeDecodeError:
-            pin = ""
-        if not 0 < len(pin) <= PIN_LIMIT or "\0" in pin:
-            raise UsageError("pin-malformed", "the PIN is empty, too long or not UTF-8")
-        return pin
+    def _session(self, *, write: bool = False) -> AbstractContextManager[tuple[ModuleType, Any]]:
+        return session(self.library, self.token, self.key, self.pin, write=write)
 
     def _key(self, api: ModuleType, session: Any) -> Any:
         """The wrapping key, if there is one only and nobody can get it out. `Any`: the library's types are its own."""
-        found = _find(api, session, self.key)
-        if not found:
-            raise HostError(
-                "pkcs11-key-missing",
-                "the token has no such key",
-                expected=self.key,
-                hint="make it with `kokon provision init`, or give the label of the key that is there",
-            )
-        if len(found) > 1:
-            raise UntrustedError(
-                "pkcs11-key-ambiguous",
-                "the token has several keys of this label",
-                expected="one",
-                found=len(found),
-                hint="remove or rename those that do not belong there",
-            )
+        hint = "make it with `kokon provision init`, or give the label of the key that is there"
+        found = only(_find(api, session, self.key), self.key, hint)
         names = api.Attribute
         wanted = {names.SENSITIVE: True, names.EXTRACTABLE: False, names.VALUE_LEN: KEY_SIZE}
-        wrong = [f"{name.name} {found[0][name]}" for name, value in wanted.items() if found[0][name] != value]
+        wrong = [f"{name.name} {found[name]}" for name, value in wanted.items() if found[name] != value]
         if wrong:
             raise UntrustedError(
                 "pkcs11-key-exposed",
@@ -168,24 +128,7 @@ class TokenHolder:
                 expected="SENSITIVE, not EXTRACTABLE, 32 bytes",
                 found=", ".join(wrong),
             )
-        return found[0]
-
-
-def _module() -> ModuleType:
-    try:
-        import pkcs11
-    except ImportError as error:
-        raise HostError(
-            "pkcs11-missing",
-            "PKCS#11 is not installed",
-            expected="python-pkcs11",
-            hint="pip install 'kokon[pkcs11]'",
-        ) from error
-    return pkcs11
-
-
-def _token(api: ModuleType, library: Path, label: str) -> Any:
-    return api.lib(str(library)).get_token(token_label=label)
+        return found
 
 
 def _find(api: ModuleType, session: Any, label: str) -> list[Any]:
@@ -210,32 +153,3 @@ def _template(api: ModuleType) -> dict[Any, bool]:
 def _gcm(api: ModuleType, nonce: bytes, data: bytes) -> dict[str, Any]:
     parameters = api.GCMParams(nonce, aad=data, tag_bits=TAG_SIZE * 8)
     return {"mechanism": api.Mechanism.AES_GCM, "mechanism_param": parameters}
-
-
-@contextlib.contextmanager
-def _named(api: ModuleType) -> Iterator[None]:
-    """The library's errors as ours. Their texts may hold anything, so only their names are told."""
-    try:
-        yield
-    except (api.PinIncorrect, api.PinInvalid, api.PinLenRange) as error:
-        raise DeniedError(
-            "pin-wrong", "the token refuses the PIN", hint="it was tried once; tokens lock after a few wrong ones"
-        ) from error
-    except api.PinLocked as error:
-        raise DeniedError(
-            "pin-locked", "the token's PIN is locked", hint="the token's security officer unlocks it"
-        ) from error
-    except (api.NoSuchToken, api.MultipleTokensReturned) as error:
-        raise HostError(
-            "pkcs11-token-missing",
-            "there is not exactly one token of this label",
-            found=type(error).__name__,
-            hint="is the token plugged in, and its configuration (for SoftHSM: SOFTHSM2_CONF) right?",
-        ) from error
-    except api.PKCS11Error as error:
-        raise HostError(
-            "pkcs11-failed",
-            "the PKCS#11 library or the token failed",
-            found=type(error).__name__,
-            hint="check the path of the library, and the token with its own tools",
-        ) from error

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,11 +17,12 @@ from kokon.provisioning.custody import pkcs11 as custody_pkcs11
 from kokon.provisioning.custody import vault
 from kokon.provisioning.custody.file import FileHolder
 from kokon.provisioning.custody.pkcs11 import TokenHolder
+from support.softhsm import LIBRARY, missing
+from support.softhsm import tokens as softhsm_tokens
 
-LIBRARY = Path("/usr/lib/softhsm/libsofthsm2.so")
 PIN = b"24681357"
 
-if not LIBRARY.exists() or not shutil.which("softhsm2-util"):
+if missing():
     pytest.skip("SKIPPED: SoftHSM (package softhsm2) is missing, PKCS#11 is untested here", allow_module_level=True)
 api: Any = pytest.importorskip("pkcs11", reason="SKIPPED: python-pkcs11 is missing, PKCS#11 is untested here")
 
@@ -33,24 +31,8 @@ api: Any = pytest.importorskip("pkcs11", reason="SKIPPED: python-pkcs11 is missi
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Two tokens, `one` and `two`, made before the library looks."""
     directory = tmp_path_factory.mktemp("softhsm")
-    (directory / "tokens").mkdir()
-    configuration = directory / "softhsm2.conf"
-    configuration.write_text(
-        f"directories.tokendir = {directory}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n"
-    )
-    before = os.environ.get("SOFTHSM2_CONF")
-    os.environ["SOFTHSM2_CONF"] = str(configuration)
-    for label in ("one", "two"):
-        arguments = ["softhsm2-util", "--init-token", "--free", "--label", label, "--so-pin", "1234", "--pin"]
-        subprocess.run([*arguments, PIN.decode()], check=True, capture_output=True, timeout=30)
-    library = api.lib(str(LIBRARY))
-    library.reinitialize()
-    yield directory
-    library.finalize()
-    if before is None:
-        del os.environ["SOFTHSM2_CONF"]
-    else:
-        os.environ["SOFTHSM2_CONF"] = before
+    with softhsm_tokens(directory, PIN, "one", "two"):
+        yield directory
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +152,7 @@ def test_a_locked_pin(holder: TokenHolder, file: bytes, monkeypatch: pytest.Monk
     def locked(*_arguments: object) -> None:
         raise api.PinLocked
 
-    monkeypatch.setattr(custody_pkcs11, "_token", locked)
+    monkeypatch.setattr("kokon.pkcs11._token", locked)
     with refused("pin-locked", DeniedError):
         holder.open(file)
 
