@@ -21,7 +21,6 @@ from kokon.image.keyprovider import KEK_SIZE, parse_packet, unwrap
 from kokon.image.layer import (
     AGENT_ANNOTATION,
     JWE_ANNOTATION,
-    decrypt_chunks,
     gunzip_chunks,
     layer_is_gzip,
     layer_options,
@@ -29,10 +28,11 @@ from kokon.image.layer import (
     recipients,
 )
 from kokon.image.manifest import CONFIG_LIMIT, parse_config, parse_manifest
+from kokon.image.ocicrypt.stream import decrypted
 from kokon.image.open import check_statement, fetch_statement
-from kokon.image.scan.scan import plain_layer
 from kokon.image.seal import minimal_config
 from kokon.image.signature import fetch_signature
+from kokon.image.source import plain_layer
 from kokon.image.tarstream import read_entries
 from kokon.jose.jwe import decrypt
 from kokon.wire import check_size, parse_json
@@ -186,17 +186,10 @@ class _Sealed:
     private: PrivateOptions
 
     def read(self) -> Iterator[bytes]:
-        """Its archive. The plaintext is only compared, so the MAC may be checked at the end."""
-        chunks = decrypt_chunks(self._ciphertext(), layer_options(self.layer), self.private)
+        """Its archive. Raises as `decrypted`."""
+        ciphertext = self.registry.blob(self.repository, self.layer.digest, self.layer.size)
+        chunks = decrypted(ciphertext, layer_options(self.layer), self.private)
         return gunzip_chunks(chunks) if layer_is_gzip(self.layer.media_type) else chunks
-
-    def _ciphertext(self) -> Iterator[bytes]:
-        code = hmac.new(self.private.symkey, digestmod="sha256")
-        for chunk in self.registry.blob(self.repository, self.layer.digest, self.layer.size):
-            code.update(chunk)
-            yield chunk
-        if not hmac.compare_digest(code.digest(), layer_options(self.layer).hmac):
-            raise UntrustedError("layer-hmac-mismatch", "a layer does not match its authentication code")
 
 
 def _opened_difference(source: Source, number: int, sealed: _Sealed) -> str:

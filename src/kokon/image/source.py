@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from kokon.errors import MalformedError, UntrustedError, UsageError
-from kokon.image.layer import layer_is_gzip
+from kokon.image.layer import checked_chunks, gunzip_chunks, layer_is_gzip
 from kokon.image.manifest import (
     CONFIG_LIMIT,
     ENCRYPTED_SUFFIX,
@@ -91,6 +91,12 @@ class _Images:
     manifest: Callable[[Descriptor], tuple[bytes, str]]
     small: Callable[[Descriptor], bytes]
     read: Callable[[Descriptor], Iterator[bytes]]
+
+
+def plain_layer(layer: SourceLayer, diff_id: str) -> Iterator[bytes]:
+    """The layer's archive, uncompressed, checked against `diff_id` at its end."""
+    chunks = layer.read()
+    return checked_chunks(gunzip_chunks(chunks) if layer.gzip else chunks, diff_id)
 
 
 @contextmanager

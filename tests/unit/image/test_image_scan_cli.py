@@ -17,8 +17,7 @@ from kokon.cli.main import main
 from kokon.demo.services import start_provisioning
 from kokon.errors import DeniedError, KokonError, UsageError
 from kokon.image.scan.move import parse_moves, take_out
-from kokon.image.scan.scan import plain_layer
-from kokon.image.source import open_source
+from kokon.image.source import open_source, plain_layer
 from kokon.jose.jwe import public_jwk
 from support.images import make_tar, member, write_layout
 from support.registry import LocalRegistry

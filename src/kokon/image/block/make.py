@@ -17,7 +17,7 @@ from kokon.image.block.format import BLOCK, verity_salt, xts_key
 from kokon.image.block.verity import TreeHasher, whole_blocks
 from kokon.image.block.xts import decrypt_blocks, encrypt_blocks
 from kokon.image.fetch import disk_error
-from kokon.image.layer import checked_chunks, gunzip_chunks
+from kokon.image.source import plain_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,8 +47,7 @@ def flatten_source(source: Source, spool: BinaryIO, limits: Limits | None = None
     """
     flattener = Flattener(spool, limits)
     for layer, diff_id in zip(source.layers, source.config.diff_ids, strict=True):
-        chunks = gunzip_chunks(layer.read()) if layer.gzip else layer.read()
-        flattener.layer(checked_chunks(chunks, diff_id))
+        flattener.layer(plain_layer(layer, diff_id))
     return flattener.root
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kokon.errors import MalformedError, UsageError
 from kokon.image.sbom.document import SBOM_LIMIT, parse_sbom, write_sbom
 from kokon.image.sbom.packages import is_database, read_packages
-from kokon.image.scan.scan import plain_layer
+from kokon.image.source import plain_layer
 from kokon.image.tarstream import FILE, read_entries
 
 if TYPE_CHECKING:

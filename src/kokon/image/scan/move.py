@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kokon.errors import MalformedError, UsageError
 from kokon.image.manifest import CONFIG_LIMIT, parse_config
-from kokon.image.scan.scan import plain_layer
-from kokon.image.source import Source, SourceLayer
+from kokon.image.source import Source, SourceLayer, plain_layer
 from kokon.wire import parse_json
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kokon.image.layer import checked_chunks, gunzip_chunks
 from kokon.image.manifest import CONFIG_LIMIT
 from kokon.image.scan.rules import REACH, RULES
 from kokon.image.scan.words import assigned, is_placeholder, names_secret, secret_url
+from kokon.image.source import plain_layer
 from kokon.image.tarstream import read_entries
 from kokon.wire import parse_json
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from kokon.image.scan.rules import Rule
-    from kokon.image.source import Source, SourceLayer
+    from kokon.image.source import Source
 
 WINDOW = 1 << 20
 """Bytes of a file that are searched at a time."""
@@ -91,12 +91,6 @@ def scan_image(source: Source, progress: Callable[[int, int | None], None] | Non
         if progress is not None:
             progress(done, total)
     return tuple(found)
-
-
-def plain_layer(layer: SourceLayer, diff_id: str) -> Iterator[bytes]:
-    """The layer's archive, uncompressed, checked against `diff_id` at its end."""
-    chunks = layer.read()
-    return checked_chunks(gunzip_chunks(chunks) if layer.gzip else chunks, diff_id)
 
 
 def scan_layer(number: int, chunks: Iterable[bytes]) -> Iterator[Finding]:
